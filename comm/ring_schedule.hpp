@@ -1,0 +1,41 @@
+#pragma once
+// The ring as data: who sends what to whom at each step, and what is computed. No MPI, no buffers.
+
+#include <vector>
+
+#include "mechanism/band.hpp"
+#include "sequence/sequence_layout.hpp"
+
+namespace ringscan {
+
+/// A run of the rank's queries meets a run of the visiting keys.
+struct RingPart {
+  int query_chunk = 0;  ///< index into layout.chunks(rank)
+  int key_chunk = 0;    ///< index into layout.chunks(step.kv_rank)
+  Band band;            ///< which pairs of the two count at this step
+};
+
+/// KV moves from rank r to rank r+1, so that a rank meets its own keys first, then those of r-1, r-2, ...: nearest
+/// first under the contiguous layout.
+struct RingStep {
+  int kv_rank = 0;     ///< whose keys are here at this step
+  int send_to = -1;    ///< passes them on while computing; -1: nobody needs them any more
+  int recv_from = -1;  ///< what arrives meanwhile is of rank `next_kv_rank`; -1: nothing needed comes
+  int next_kv_rank = -1;
+  std::vector<RingPart> parts;  ///< near first for each query chunk; empty: this rank only forwards
+};
+
+using RingSchedule = std::vector<RingStep>;
+
+/// The steps of `rank`. All ranks' schedules have the same length; transfers match pairwise; a block travels no
+/// further than the last rank that has work with it (windows, causality and empty shards cut the ring short), and a
+/// transfer of no tokens is left out.
+///
+/// Where later keys are visible (band.min_delta < 0) under the contiguous layout, keys are met in cyclic order, going
+/// down from the query itself and around: a last step, with no transfer, meets the rank's own keys behind each query.
+/// So every layout walks the keys of a row in one order, whatever the number of ranks.
+///
+/// Cost a rank: at most world_size - 1 transfers of one shard's KV.
+RingSchedule make_ring_schedule(const SequenceLayout& layout, const Band& band, int rank);
+
+}  // namespace ringscan

@@ -1,0 +1,79 @@
+#pragma once
+// How bytes move between ranks. An algorithm never knows which transport carries it.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <utility>
+
+#include "core/rank_group.hpp"
+
+namespace ringscan {
+
+/// What one rank sends and receives at once; either side may be absent (rank -1) or empty (then nothing moves, and the
+/// other rank must give the same number of bytes). A block over 2 GiB is split by the transport.
+struct Transfer {
+  int to_rank = -1;
+  std::span<const std::byte> send;
+  int from_rank = -1;
+  std::span<std::byte> receive;
+};
+
+/// One transfer in flight. The buffers it names must stay until it is done; destroying it waits. Move-only.
+class Ticket {
+ public:
+  class Impl {
+   public:
+    virtual ~Impl() = default;
+    /// Moves the transfer on without blocking; true once both sides are done.
+    virtual bool poll() = 0;
+    virtual void wait() = 0;
+  };
+
+  Ticket() = default;
+  explicit Ticket(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  Ticket(Ticket&&) = default;
+  Ticket& operator=(Ticket&& other) noexcept;
+  ~Ticket();
+
+  bool poll() { return impl_ == nullptr || impl_->poll(); }
+  /// @throws Error(kFailure) where a rank has failed.
+  void wait();
+
+ private:
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A sum over all ranks on its way: started by all, asked for later, so that nobody stalls.
+class PendingSum {
+ public:
+  virtual ~PendingSum() = default;
+  /// Blocks until every rank has started this one.
+  virtual std::int64_t get() = 0;
+};
+
+class Transport : public RankGroup {
+ public:
+  virtual std::string_view name() const = 0;
+
+  /// Starts a transfer. Transfers between two ranks match in the order they were started.
+  [[nodiscard]] virtual Ticket exchange(const Transfer& transfer) = 0;
+
+  [[nodiscard]] virtual std::unique_ptr<PendingSum> start_sum(std::int64_t value) = 0;
+
+  /// A second, independent group of the same ranks, for another thread of each. Collective.
+  virtual std::unique_ptr<Transport> duplicate() = 0;
+
+  /// True where a second thread may use a duplicate() of this while the first uses this.
+  virtual bool supports_threads() const = 0;
+
+  /// Payload this rank has sent by exchange().
+  std::size_t sent_bytes() const { return sent_bytes_; }
+
+ protected:
+  std::size_t sent_bytes_ = 0;
+};
+
+}  // namespace ringscan

@@ -1,0 +1,142 @@
+#pragma once
+// What one rank computes: one function a block operation, implemented once a backend. A backend that lacks one does
+// not compile. Nothing here knows of ranks; kernels and comm never include each other.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/buffer.hpp"
+#include "core/tensor_view.hpp"
+#include "core/token_run.hpp"
+#include "mechanism/mechanism.hpp"
+
+namespace ringscan {
+
+/// One query head of a head group and the KV head it reads, as indices into the views they come with.
+struct HeadSlot {
+  int q_head = 0;
+  int kv_head = 0;
+};
+
+/// Called by a kernel now and then (about every millisecond) between tiles: moves transfers on, shows progress.
+class Heartbeat {
+ public:
+  virtual ~Heartbeat() = default;
+  virtual void beat() {}
+};
+
+/// A run of queries meets a run of keys.
+struct AttendTask {
+  AnyView q;  ///< [batch, query_run.size(), any heads, head_dim]
+  AnyView k;  ///< [batch, key_run.size(), any kv heads, head_dim]
+  AnyView v;  ///< [batch, key_run.size(), any kv heads, v_dim]
+  std::span<const HeadSlot> slots;
+  TokenRun query_run;  ///< global tokens
+  TokenRun key_run;    ///< global tokens; may lie before, over or behind the queries
+  Band band;           ///< which of the pairs count
+  float scale = 1.0f;  ///< z = scale <q, k>
+  /// Keys are walked near first in blocks that end on global multiples of this; sums are rounded block by block, so
+  /// the bits of a result depend on it, and on nothing else of how keys and queries are cut into runs when both begin
+  /// on multiples of it. @pre a positive multiple of 64.
+  std::int64_t key_block = 512;
+};
+
+/// What an attend() did, for the report.
+struct AttendStats {
+  std::int64_t pairs = 0;  ///< visible (query, key) pairs whose score was computed
+  std::int64_t tiles_computed = 0;
+  std::int64_t tiles_skipped = 0;  ///< visible tiles that early exit made unnecessary
+
+  AttendStats& operator+=(const AttendStats& other) {
+    pairs += other.pairs;
+    tiles_computed += other.tiles_computed;
+    tiles_skipped += other.tiles_skipped;
+    return *this;
+  }
+};
+
+struct PartialShape {
+  std::int64_t batch = 0;
+  std::int64_t rows = 0;   ///< query_run.size()
+  std::int64_t slots = 0;  ///< query heads in the group
+  std::int64_t v_dim = 0;
+};
+
+/// fp32 accumulators of a run of queries over the keys met so far, in the backend's own arrangement: opaque but to it.
+struct LseBlock {
+  PartialShape shape;
+  Buffer out;
+  Buffer max;
+  Buffer sum;
+};
+struct StickBlock {
+  PartialShape shape;
+  Buffer out;
+  Buffer log2_stick;
+  Buffer done;  ///< one flag a tile: nothing further can change it
+};
+
+/// Which block a mechanism accumulates into.
+template <typename Params>
+struct BlockOf;
+template <>
+struct BlockOf<SoftmaxParams> {
+  using type = LseBlock;
+};
+template <>
+struct BlockOf<StickBreakingParams> {
+  using type = StickBlock;
+};
+
+/// Where finished rows go: `o` [batch, rows, any heads, v_dim] of any element type, row q_head of each slot. The
+/// optional statistics are [batch, rows, any heads] float32, given as views with dim 1; data == nullptr: not wanted.
+struct FinishTask {
+  MutableAnyView o;
+  TensorView<float> statistic;  ///< lse (softmax, natural log) or remainder (stick-breaking)
+  std::span<const HeadSlot> slots;
+  AnyView v_own;            ///< remainder = value: v of the same tokens, kv_head of each slot
+  AnyView remainder_value;  ///< remainder = vector: [1, 1, heads, v_dim], q_head of each slot
+};
+
+/// @pre of all: shapes agree; head_dim and v_dim between 1 and 256; k and v of one element type (float32, float16 or
+/// bfloat16), q of any of these.
+class Kernels {
+ public:
+  virtual ~Kernels() = default;
+  virtual std::string_view name() const = 0;
+  /// The instruction set or device in use, for the report.
+  virtual std::string device() const = 0;
+
+  /// Blocks at the identity, and the bytes one takes.
+  virtual void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
+  virtual void make(StickBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
+  virtual std::size_t block_bytes(const Mechanism& mechanism, const PartialShape& shape) const = 0;
+  /// Scratch that an attend() takes beside its arguments.
+  virtual std::size_t scratch_bytes(std::int64_t head_dim, std::int64_t v_dim, std::int64_t key_block) const = 0;
+
+  /// Adds the task's keys to `block`. For stick-breaking, the block's keys so far end (towards the far side) where
+  /// key_run begins to be walked: key_run.end is the first key not yet seen, unless the block is at the identity.
+  virtual AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
+                             Heartbeat& heartbeat) = 0;
+  virtual AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                             Heartbeat& heartbeat) = 0;
+
+  /// True where no further key can change any row by more than epsilon.
+  virtual bool all_done(const StickBlock& block) const = 0;
+
+  /// `near` becomes the join of both; the same queries, adjoining keys.
+  virtual void join(LseBlock& near, const LseBlock& far) const = 0;
+  virtual void join(StickBlock& near, const StickBlock& far) const = 0;
+
+  /// Rounds once and writes. A row that saw no key gives o = 0, lse = -inf; or o = 0, remainder = 1 (drop).
+  virtual void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const = 0;
+  virtual void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const = 0;
+};
+
+/// SIMD on the CPU (Highway): the instruction set is chosen at run time. fp32 arithmetic.
+std::unique_ptr<Kernels> make_cpu_kernels();
+
+}  // namespace ringscan

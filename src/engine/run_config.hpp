@@ -1,0 +1,60 @@
+#pragma once
+// What a user asked for: the options of `run`, by their command-line names.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/element_type.hpp"
+#include "mechanism/mechanism.hpp"
+#include "sequence/sequence_layout.hpp"
+
+namespace ringscan {
+
+/// Some heads and the mechanism they have. `heads` is empty where one mechanism has them all.
+struct HeadAssignment {
+  Mechanism mechanism;
+  std::vector<int> heads;
+};
+
+/// Progress shown while running: a bar on a terminal and plain lines elsewhere (auto), always, or not at all.
+enum class ProgressMode { kAuto, kOn, kOff };
+
+struct RunConfig {
+  std::string input;
+  std::string output;
+  std::string layers = "*";  ///< a glob on group names
+
+  std::string backend = "auto";             ///< auto | cpu | cuda
+  std::vector<HeadAssignment> assignments;  ///< at least one
+  std::optional<double> scale;              ///< default 1/sqrt(head_dim)
+  std::optional<LayoutKind> layout;         ///< none: auto
+  bool reproducible = false;                ///< same bits for every number of ranks
+
+  bool want_lse = false;
+  bool want_remainder = false;
+  std::optional<ElementType> output_dtype;  ///< default: the input's
+  bool overwrite = false;
+  bool allow_nonfinite = false;
+  std::optional<std::size_t> memory_bytes;  ///< the most a rank may use
+
+  std::string report;  ///< a file for the JSON report; empty: none
+  ProgressMode progress = ProgressMode::kAuto;
+  bool dry_run = false;
+
+  /// The full configuration as `name = value` lines that --config reads back; stands in the output's attributes.
+  std::string text() const;
+};
+
+/// Parses what text() wrote, for verify. @throws Error(kBadInput).
+RunConfig parse_run_config(const std::string& text);
+
+/// "0-3,8" -> {0, 1, 2, 3, 8}. @throws Error(kBadInput) on anything else, or a head given twice.
+std::vector<int> parse_head_list(const std::string& text);
+
+/// "16G", "512MiB", "1.5g", "1000000" -> bytes (K, M, G, T are powers of 1024). @throws Error(kBadInput).
+std::size_t parse_memory_size(const std::string& text);
+
+}  // namespace ringscan

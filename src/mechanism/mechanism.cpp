@@ -1,0 +1,31 @@
+#include "mechanism/mechanism.hpp"
+
+namespace ringscan {
+
+std::string_view name_of(const Mechanism& mechanism) {
+  return std::holds_alternative<SoftmaxParams>(mechanism) ? "softmax" : "stick-breaking";
+}
+
+Band band_of(const SoftmaxParams& params) {
+  Band band;
+  if (params.causal) band.min_delta = 0;
+  if (params.window > 0) {
+    band.max_delta = params.window - 1;
+    if (!params.causal) band.min_delta = 1 - params.window;
+  }
+  return band;
+}
+
+Band band_of(const StickBreakingParams& params) {
+  return {params.attend_current ? 0 : 1, Band::kUnbounded};
+}
+
+Band band_of(const Mechanism& mechanism) {
+  return std::visit([](const auto& params) { return band_of(params); }, mechanism);
+}
+
+bool is_ordered(const Mechanism& mechanism) {
+  return std::holds_alternative<StickBreakingParams>(mechanism);
+}
+
+}  // namespace ringscan
