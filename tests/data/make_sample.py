@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+"""Makes real_layer1.h5 and layer0.sha256 beside it from the small trained language model of the design material.
+
+  tests/data/make_sample.py SHARED_DATA_FOLDER
+
+Runs SHARED_DATA_FOLDER/make_activations.py on its text.bin and keeps what the tests need: layer 1 (its inputs have been
+through layer 0's attention, so no two tokens are alike), heads 0-1 (softmax) and 2-3 (stick-breaking). Then once more on
+the first bytes of scripts/data/text.xz, repeated, and keeps a hash of layer 0. Needs numpy and h5py.
+"""
+import hashlib
+import lzma
+import os
+import subprocess
+import sys
+import tempfile
+
+import h5py
+import numpy as np
+
+SEQ_LEN = 449  # a prime: no number of ranks or tiles divides it
+LAYER = "layers/1"
+HEADS = slice(0, 4)
+LAYER0_TEXT_BYTES = 700  # so that the text is repeated
+LAYER0_SEQ_LEN = 9001    # over one block of scripts/make-demo-activations
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def bf16_type():
+    """bfloat16 as HDF5 sees it: sign 15, exponent 7..14 with bias 127, mantissa 0..6."""
+    t = h5py.h5t.IEEE_F32LE.copy()
+    t.set_fields(15, 7, 8, 0, 7)
+    t.set_size(2)
+    t.set_ebias(127)
+    return t
+
+
+def make_activations(shared, text, out, seq_len, *options):
+    subprocess.run([sys.executable, os.path.join(shared, "make_activations.py"), text, out, "--seq-len", str(seq_len),
+                    "--dtype", "bf16", *options], check=True)
+
+
+def bf16_bits(x):
+    """The 16 bits of float32 that are exact in bfloat16."""
+    bits = (np.ascontiguousarray(x).view(np.uint32) >> 16).astype(np.uint16)
+    assert np.array_equal((bits.astype(np.uint32) << 16).view(np.float32), x)
+    return bits
+
+
+def make_layer1(shared, folder):
+    full = os.path.join(folder, "full.h5")
+    make_activations(shared, os.path.join(shared, "text.bin"), full, SEQ_LEN, "--layers", LAYER[-1], "--outputs")
+    with h5py.File(full) as source, h5py.File(os.path.join(HERE, "real_layer1.h5"), "w") as target:
+        target.attrs["source"] = "tests/data/make_sample.py"
+        group = target.create_group(LAYER)
+        for name in "qkv":
+            bits = bf16_bits(source[LAYER][name][:, :, HEADS])
+            dataset = h5py.h5d.create(group.id, name.encode(), bf16_type(), h5py.h5s.create_simple(bits.shape))
+            dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, bits, bf16_type())
+        group.create_dataset("o", data=source[LAYER]["o"][:, :, HEADS])
+
+
+def layer0_hash(path):
+    """Of the bits of q, k, v (bfloat16) and log_decay (float32), in this order."""
+    digest = hashlib.sha256()
+    with h5py.File(path) as f:
+        for name in "qkv":
+            digest.update(bf16_bits(f["layers/0"][name][:]).tobytes())
+        digest.update(f["layers/0/log_decay"][:].tobytes())
+    return digest.hexdigest()
+
+
+def short_text(folder):
+    path = os.path.join(folder, "short.txt")
+    with lzma.open(os.path.join(HERE, "../../scripts/data/text.xz")) as text, open(path, "wb") as short:
+        short.write(text.read(LAYER0_TEXT_BYTES))
+    return path
+
+
+def make_layer0_hash(shared, folder):
+    out = os.path.join(folder, "layer0.h5")
+    make_activations(shared, short_text(folder), out, LAYER0_SEQ_LEN, "--layers", "0")
+    with open(os.path.join(HERE, "layer0.sha256"), "w") as f:
+        f.write(layer0_hash(out) + "\n")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        make_layer1(sys.argv[1], folder)
+        make_layer0_hash(sys.argv[1], folder)
+
+
+if __name__ == "__main__":
+    main()
