@@ -18,11 +18,14 @@ struct RingPart {
 /// KV moves from rank r to rank r+1, so that a rank meets its own keys first, then those of r-1, r-2, ...: nearest
 /// first under the contiguous layout.
 struct RingStep {
-  int kv_rank = 0;     ///< whose keys are here at this step
+  /// Whose keys are here at this step: (rank - step) mod world_size; in the cyclic order's last step the rank's own
+  /// again, from its own shard. A block that nobody needs further (or that has no token) does not arrive: then there is
+  /// no part and no send_to, and the step before has recv_from == -1.
+  int kv_rank = 0;
   int send_to = -1;    ///< passes them on while computing; -1: nobody needs them any more
   int recv_from = -1;  ///< what arrives meanwhile is of rank `next_kv_rank`; -1: nothing needed comes
   int next_kv_rank = -1;
-  std::vector<RingPart> parts;  ///< near first for each query chunk; empty: this rank only forwards
+  std::vector<RingPart> parts;  ///< near first for each query chunk; empty: nothing to compute, at most to forward
 };
 
 using RingSchedule = std::vector<RingStep>;
@@ -36,6 +39,7 @@ using RingSchedule = std::vector<RingStep>;
 /// So every layout walks the keys of a row in one order, whatever the number of ranks.
 ///
 /// Cost a rank: at most world_size - 1 transfers of one shard's KV.
+/// @pre 0 <= rank < layout.world_size().
 RingSchedule make_ring_schedule(const SequenceLayout& layout, const Band& band, int rank);
 
 }  // namespace ringscan

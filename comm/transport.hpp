@@ -21,7 +21,8 @@ struct Transfer {
   std::span<std::byte> receive;
 };
 
-/// One transfer in flight. The buffers it names must stay until it is done; destroying it waits. Move-only.
+/// One transfer in flight. The buffers it names must stay until it is done; destroying it waits (or, while an exception
+/// unwinds, gives the transfer up). Move-only.
 class Ticket {
  public:
   class Impl {
@@ -30,6 +31,9 @@ class Ticket {
     /// Moves the transfer on without blocking; true once both sides are done.
     virtual bool poll() = 0;
     virtual void wait() = 0;
+    /// Lets go of the buffers without waiting for peers that may never come: this rank has failed, and takes the job
+    /// with it.
+    virtual void abandon() { wait(); }
   };
 
   Ticket() = default;
@@ -38,6 +42,7 @@ class Ticket {
   Ticket& operator=(Ticket&& other) noexcept;
   ~Ticket();
 
+  /// @throws Error(kFailure) where a rank has failed.
   bool poll() { return impl_ == nullptr || impl_->poll(); }
   /// @throws Error(kFailure) where a rank has failed.
   void wait();

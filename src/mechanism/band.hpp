@@ -27,7 +27,7 @@ std::int64_t count_pairs(const Band& band, const TokenRun& queries, const TokenR
 
 /// True where at least one pair is visible.
 inline bool any_pair(const Band& band, const TokenRun& queries, const TokenRun& keys) {
-  if (queries.empty() || keys.empty()) return false;
+  if (queries.empty() || keys.empty() || band.min_delta > band.max_delta) return false;
   // The deltas of the rectangle are a whole interval.
   const std::int64_t least = queries.begin - (keys.end - 1);
   const std::int64_t most = queries.end - 1 - keys.begin;

@@ -1,0 +1,260 @@
+#include "comm/mpi_transport.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cassert>
+#include <chrono>
+#include <climits>
+#include <exception>
+#include <source_location>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.hpp"
+
+namespace ringscan {
+namespace {
+
+/// Every MPI implementation offers tags up to this.
+constexpr int kTagCount = 32768;
+
+void check(int code, const std::source_location& where = std::source_location::current()) {
+  if (code == MPI_SUCCESS) return;
+  std::array<char, MPI_MAX_ERROR_STRING> text{};
+  int length = 0;
+  MPI_Error_string(code, text.data(), &length);
+  throw failure("MPI: " + std::string(text.data(), static_cast<std::size_t>(length)) + " (" + where.function_name() +
+                ")");
+}
+
+/// The pieces of one transfer, in flight.
+class MpiTransfer final : public Ticket::Impl {
+ public:
+  MpiTransfer() = default;
+  MpiTransfer(const MpiTransfer&) = delete;
+  MpiTransfer& operator=(const MpiTransfer&) = delete;
+  ~MpiTransfer() override {
+    if (!is_done_) give_up();
+  }
+
+  /// Receives come first, so that no message arrives unexpected at its own rank.
+  void start_receives(MPI_Comm communicator, int from_rank, int tag, std::span<std::byte> bytes, std::size_t piece) {
+    for (std::size_t offset = 0; offset < bytes.size(); offset += piece) {
+      const int count = static_cast<int>(std::min(piece, bytes.size() - offset));
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Irecv(bytes.data() + offset, count, MPI_BYTE, from_rank, tag, communicator, &request));
+      requests_.push_back(request);
+      wanted_counts_.push_back(count);
+    }
+  }
+  void start_sends(MPI_Comm communicator, int to_rank, int tag, std::span<const std::byte> bytes, std::size_t piece) {
+    for (std::size_t offset = 0; offset < bytes.size(); offset += piece) {
+      const int count = static_cast<int>(std::min(piece, bytes.size() - offset));
+      MPI_Request request = MPI_REQUEST_NULL;
+      check(MPI_Isend(bytes.data() + offset, count, MPI_BYTE, to_rank, tag, communicator, &request));
+      requests_.push_back(request);
+    }
+  }
+
+  bool poll() override {
+    if (is_done_) return true;
+    int all_done = 0;
+    std::vector<MPI_Status> statuses(requests_.size());
+    const int code = MPI_Testall(request_count(), requests_.data(), &all_done, statuses.data());
+    if (code != MPI_SUCCESS || all_done != 0) conclude(code, statuses);
+    return is_done_;
+  }
+
+  void wait() override {
+    if (is_done_) return;
+    std::vector<MPI_Status> statuses(requests_.size());
+    conclude(MPI_Waitall(request_count(), requests_.data(), statuses.data()), statuses);
+  }
+
+  void abandon() override { give_up(); }
+
+ private:
+  int request_count() const { return static_cast<int>(requests_.size()); }
+
+  void conclude(int code, const std::vector<MPI_Status>& statuses) {
+    if (code == MPI_ERR_IN_STATUS) {
+      for (const MPI_Status& status : statuses) {
+        if (status.MPI_ERROR != MPI_ERR_PENDING) check(status.MPI_ERROR);
+      }
+    }
+    check(code);
+    is_done_ = true;
+    for (std::size_t i = 0; i < wanted_counts_.size(); ++i) {
+      int count = 0;
+      check(MPI_Get_count(&statuses[i], MPI_BYTE, &count));
+      if (count == wanted_counts_[i]) continue;
+      throw failure("rank " + std::to_string(statuses[i].MPI_SOURCE) + " sends " + std::to_string(count) +
+                    " bytes where " + std::to_string(wanted_counts_[i]) + " are wanted");
+    }
+  }
+
+  /// Only an error leads here, and it ends the job: nothing may hang on the way, and no receive may write to a buffer
+  /// that is about to go.
+  void give_up() noexcept {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+    int all_done = 0;
+    while (all_done == 0 && std::chrono::steady_clock::now() < deadline) {
+      if (MPI_Testall(request_count(), requests_.data(), &all_done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) break;
+    }
+    for (std::size_t i = 0; i < wanted_counts_.size(); ++i) {
+      if (requests_[i] == MPI_REQUEST_NULL) continue;
+      MPI_Cancel(&requests_[i]);
+      MPI_Wait(&requests_[i], MPI_STATUS_IGNORE);
+    }
+    is_done_ = true;
+  }
+
+  std::vector<MPI_Request> requests_;  // receives, then sends
+  std::vector<int> wanted_counts_;     // of the receives
+  bool is_done_ = false;
+};
+
+class MpiSum final : public PendingSum {
+ public:
+  MpiSum(MPI_Comm communicator, std::int64_t value) : values_(new Values{value, 0}) {
+    check(MPI_Iallreduce(&values_->mine, &values_->sum, 1, MPI_INT64_T, MPI_SUM, communicator, &request_));
+  }
+  MpiSum(const MpiSum&) = delete;
+  MpiSum& operator=(const MpiSum&) = delete;
+  ~MpiSum() override {
+    if (request_ == MPI_REQUEST_NULL) return;
+    if (std::uncaught_exceptions() == 0) {
+      MPI_Wait(&request_, MPI_STATUS_IGNORE);
+    } else {
+      // The peers may never come, and a collective cannot be cancelled: MPI keeps the values until the job ends.
+      static_cast<void>(values_.release());
+    }
+  }
+
+  std::int64_t get() override {
+    if (request_ != MPI_REQUEST_NULL) check(MPI_Wait(&request_, MPI_STATUS_IGNORE));
+    return values_->sum;
+  }
+
+ private:
+  struct Values {
+    std::int64_t mine;
+    std::int64_t sum;
+  };
+  std::unique_ptr<Values> values_;
+  MPI_Request request_ = MPI_REQUEST_NULL;
+};
+
+MPI_Op mpi_op(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kMin:
+      return MPI_MIN;
+    case ReduceOp::kMax:
+      return MPI_MAX;
+    case ReduceOp::kSum:
+      break;
+  }
+  return MPI_SUM;
+}
+
+class MpiTransport final : public Transport {
+ public:
+  MpiTransport(MPI_Comm communicator, std::size_t piece_bytes) : piece_bytes_(piece_bytes) {
+    assert(0 < piece_bytes && piece_bytes <= INT_MAX);
+    check(MPI_Comm_dup(communicator, &communicator_));
+    check(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN));
+    check(MPI_Comm_rank(communicator_, &rank_));
+    check(MPI_Comm_size(communicator_, &world_size_));
+    next_send_tag_.resize(static_cast<std::size_t>(world_size_), 0);
+    next_receive_tag_.resize(static_cast<std::size_t>(world_size_), 0);
+  }
+  MpiTransport(const MpiTransport&) = delete;
+  MpiTransport& operator=(const MpiTransport&) = delete;
+  ~MpiTransport() override {
+    // Freeing is collective: while an error unwinds this rank, the others would not come.
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&communicator_);
+  }
+
+  using RankGroup::all_reduce;
+
+  std::string_view name() const override { return "mpi"; }
+  int rank() const override { return rank_; }
+  int world_size() const override { return world_size_; }
+  bool supports_threads() const override {
+    int level = MPI_THREAD_SINGLE;
+    check(MPI_Query_thread(&level));
+    return level == MPI_THREAD_MULTIPLE;
+  }
+
+  void barrier() override { check(MPI_Barrier(communicator_)); }
+  void all_reduce(std::span<double> values, ReduceOp op) override { reduce(values, MPI_DOUBLE, op); }
+  void all_reduce(std::span<std::int64_t> values, ReduceOp op) override { reduce(values, MPI_INT64_T, op); }
+
+  void broadcast(std::string& text, int root) override {
+    std::int64_t length = static_cast<std::int64_t>(text.size());
+    check(MPI_Bcast(&length, 1, MPI_INT64_T, root, communicator_));
+    text.resize(static_cast<std::size_t>(length));
+    for (std::size_t offset = 0; offset < text.size(); offset += piece_bytes_) {
+      const int count = static_cast<int>(std::min(piece_bytes_, text.size() - offset));
+      check(MPI_Bcast(text.data() + offset, count, MPI_BYTE, root, communicator_));
+    }
+  }
+
+  Ticket exchange(const Transfer& transfer) override {
+    auto moving = std::make_unique<MpiTransfer>();
+    if (transfer.from_rank >= 0 && !transfer.receive.empty()) {
+      const int tag = next_tag(next_receive_tag_, transfer.from_rank);
+      moving->start_receives(communicator_, transfer.from_rank, tag, transfer.receive, piece_bytes_);
+    }
+    if (transfer.to_rank >= 0 && !transfer.send.empty()) {
+      const int tag = next_tag(next_send_tag_, transfer.to_rank);
+      moving->start_sends(communicator_, transfer.to_rank, tag, transfer.send, piece_bytes_);
+      sent_bytes_ += transfer.send.size();
+    }
+    return Ticket(std::move(moving));
+  }
+
+  std::unique_ptr<PendingSum> start_sum(std::int64_t value) override {
+    return std::make_unique<MpiSum>(communicator_, value);
+  }
+
+  std::unique_ptr<Transport> duplicate() override { return make_mpi_transport(communicator_, piece_bytes_); }
+
+ private:
+  template <typename T>
+  void reduce(std::span<T> values, MPI_Datatype type, ReduceOp op) {
+    const std::size_t piece = std::size_t{1} << 20;
+    for (std::size_t offset = 0; offset < values.size(); offset += piece) {
+      const int count = static_cast<int>(std::min(piece, values.size() - offset));
+      check(MPI_Allreduce(MPI_IN_PLACE, values.data() + offset, count, type, mpi_op(op), communicator_));
+    }
+  }
+
+  /// The k-th transfer between two ranks has tag k on both, so that one left out on a side never passes for another.
+  int next_tag(std::vector<int>& tags, int peer) const {
+    if (peer >= world_size_) {
+      throw failure("transfer with rank " + std::to_string(peer) + ": there are " + std::to_string(world_size_) +
+                    " ranks");
+    }
+    int& next = tags[static_cast<std::size_t>(peer)];
+    const int tag = next;
+    next = (next + 1) % kTagCount;
+    return tag;
+  }
+
+  MPI_Comm communicator_ = MPI_COMM_NULL;
+  std::size_t piece_bytes_;
+  int rank_ = 0;
+  int world_size_ = 1;
+  std::vector<int> next_send_tag_;
+  std::vector<int> next_receive_tag_;
+};
+
+}  // namespace
+
+std::unique_ptr<Transport> make_mpi_transport(MPI_Comm communicator, std::size_t piece_bytes) {
+  return std::make_unique<MpiTransport>(communicator, piece_bytes);
+}
+
+}  // namespace ringscan
