@@ -1,0 +1,91 @@
+#include "engine/kv_ring.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace ringscan {
+
+KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
+               std::span<const HeadSlot> slots, MemoryLedger* ledger)
+    : layout_(&layout), rank_(rank), own_k_(k), own_v_(v), own_slots_(slots) {
+  for (const HeadSlot& slot : slots) travelling_heads_.push_back(slot.kv_head);
+  std::sort(travelling_heads_.begin(), travelling_heads_.end());
+  travelling_heads_.erase(std::unique(travelling_heads_.begin(), travelling_heads_.end()), travelling_heads_.end());
+  for (const HeadSlot& slot : slots) {
+    const auto place = std::lower_bound(travelling_heads_.begin(), travelling_heads_.end(), slot.kv_head);
+    travelling_slots_.push_back({slot.q_head, static_cast<int>(place - travelling_heads_.begin())});
+  }
+  std::size_t most = 0;
+  bool sends_own = false;
+  for (const RingStep& step : schedule) {
+    if (step.send_to >= 0) most = std::max(most, message_bytes(step.kv_rank));
+    if (step.recv_from >= 0) most = std::max(most, message_bytes(step.next_kv_rank));
+    sends_own |= step.send_to >= 0 && step.kv_rank == rank;
+  }
+  if (most == 0) return;
+  current_ = Buffer(most, ledger);
+  next_ = Buffer(most, ledger);
+  if (sends_own) pack_own();
+}
+
+Shape4 KvRing::travelling_shape(const AnyView& own, int kv_rank) const {
+  return {own.shape[0], layout_->local_tokens(kv_rank), static_cast<std::int64_t>(travelling_heads_.size()),
+          own.shape[3]};
+}
+
+std::size_t KvRing::message_bytes(int kv_rank) const {
+  return static_cast<std::size_t>(element_count(travelling_shape(own_k_, kv_rank)) +
+                                  element_count(travelling_shape(own_v_, kv_rank))) *
+         size_of(own_k_.type);
+}
+
+void KvRing::pack_own() {
+  std::byte* target = current_.bytes().data();
+  for (const AnyView* own : {&own_k_, &own_v_}) {
+    const auto row_bytes = static_cast<std::size_t>(own->shape[3]) * size_of(own->type);
+    for (std::int64_t batch = 0; batch < own->shape[0]; ++batch) {
+      for (std::int64_t token = 0; token < own->shape[1]; ++token) {
+        for (const int head : travelling_heads_) {
+          std::memcpy(target, own->row(batch, token, head), row_bytes);
+          target += row_bytes;
+        }
+      }
+    }
+  }
+}
+
+Ticket KvRing::start(const RingStep& step, Transport& transport) {
+  Transfer transfer;
+  if (step.send_to >= 0) {
+    transfer.to_rank = step.send_to;
+    transfer.send = current_.bytes().first(message_bytes(step.kv_rank));
+  }
+  if (step.recv_from >= 0) {
+    transfer.from_rank = step.recv_from;
+    transfer.receive = next_.bytes().first(message_bytes(step.next_kv_rank));
+  }
+  return transport.exchange(transfer);
+}
+
+void KvRing::advance(const RingStep& step) {
+  if (step.recv_from >= 0) std::swap(current_, next_);
+}
+
+AnyView KvRing::keys(const RingStep& step) const {
+  if (step.kv_rank == rank_) return own_k_;
+  return dense_any_view(current_.data(), own_k_.type, travelling_shape(own_k_, step.kv_rank));
+}
+
+AnyView KvRing::values(const RingStep& step) const {
+  if (step.kv_rank == rank_) return own_v_;
+  const Shape4 k_shape = travelling_shape(own_k_, step.kv_rank);
+  const std::byte* data =
+      current_.bytes().data() + static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
+  return dense_any_view(data, own_v_.type, travelling_shape(own_v_, step.kv_rank));
+}
+
+std::span<const HeadSlot> KvRing::slots(const RingStep& step) const {
+  return step.kv_rank == rank_ ? own_slots_ : std::span<const HeadSlot>(travelling_slots_);
+}
+
+}  // namespace ringscan

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <map>
+#include <span>
+#include <vector>
+
+#include "comm/ring_schedule.hpp"
+#include "comm/transport.hpp"
+#include "core/buffer.hpp"
+#include "core/tensor_view.hpp"
+#include "kernels/kernels.hpp"
+#include "sequence/sequence_layout.hpp"
+
+namespace ringscan {
+
+/// The two buffers of KV that go round, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
+/// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense.
+class KvRing {
+ public:
+  /// Takes the buffers where the schedule moves anything. The views must outlive the ring.
+  KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
+         std::span<const HeadSlot> slots, MemoryLedger* ledger);
+
+  /// Starts passing on what is in hand, and receiving what comes next.
+  [[nodiscard]] Ticket start(const RingStep& step, Transport& transport);
+  /// What was received is now in hand.
+  void advance(const RingStep& step);
+
+  /// The keys in hand at this step: this rank's own where it is their turn (no copy), else those received.
+  AnyView keys(const RingStep& step) const;
+  AnyView values(const RingStep& step) const;
+  /// The slots, with kv_head as the keys in hand number them.
+  std::span<const HeadSlot> slots(const RingStep& step) const;
+
+  std::size_t message_bytes(int kv_rank) const;
+
+ private:
+  void pack_own();
+  Shape4 travelling_shape(const AnyView& own, int kv_rank) const;
+
+  const SequenceLayout* layout_;
+  int rank_;
+  AnyView own_k_;
+  AnyView own_v_;
+  std::span<const HeadSlot> own_slots_;
+  std::vector<HeadSlot> travelling_slots_;
+  std::vector<int> travelling_heads_;  // of own_k_, in the order they travel
+  Buffer current_;
+  Buffer next_;
+};
+
+}  // namespace ringscan

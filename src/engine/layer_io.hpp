@@ -1,0 +1,62 @@
+#pragma once
+// One rank's shard of a layer, between file and engine.
+
+#include <cstdint>
+#include <string>
+
+#include "core/buffer.hpp"
+#include "core/tensor_view.hpp"
+#include "engine/run_config.hpp"
+#include "engine/run_plan.hpp"
+#include "io/activation_file.hpp"
+
+namespace ringscan {
+
+/// Shapes and types of a layer, checked against each other and against what the mechanisms need.
+/// @throws Error(kBadInput) naming file, dataset, what was found and what is wanted.
+LayerShape inspect_layer(const ActivationReader& reader, const std::string& layer, const RunConfig& config);
+
+/// This rank's tokens of a shard's heads.
+struct ShardInput {
+  Buffer q_buffer;
+  Buffer k_buffer;
+  Buffer v_buffer;
+  Buffer remainder_value_buffer;
+  AnyView q;                ///< [batch, local tokens, shard heads, head_dim]
+  AnyView k;                ///< [batch, local tokens, shard KV heads, head_dim]
+  AnyView v;                ///< [batch, local tokens, shard KV heads, v_dim]
+  AnyView remainder_value;  ///< [1, 1, shard heads, v_dim] float32; data == nullptr where no head wants it
+};
+
+/// Collective.
+ShardInput read_shard(ActivationReader& reader, const RunPlan& plan, const ShardPlan& shard, int rank,
+                      const RunConfig& config, MemoryLedger* ledger);
+
+/// What a rank computes for a shard. Heads without the statistic hold NaN there.
+struct ShardOutput {
+  Buffer o_buffer;
+  Buffer lse_buffer;
+  Buffer remainder_buffer;
+  MutableAnyView o;             ///< [batch, local tokens, shard heads, v_dim]
+  TensorView<float> lse;        ///< [batch, local tokens, shard heads, 1]; data == nullptr where not asked for
+  TensorView<float> remainder;  ///< likewise
+};
+
+ShardOutput make_shard_output(const RunPlan& plan, const ShardPlan& shard, int rank, const RunConfig& config,
+                              MemoryLedger* ledger);
+
+/// The datasets of one layer's output.
+struct LayerOutput {
+  DatasetInfo o;
+  DatasetInfo lse;
+  DatasetInfo remainder;
+};
+
+/// Collective.
+LayerOutput create_layer_output(ActivationWriter& writer, const LayerShape& layer, const RunConfig& config);
+
+/// Collective.
+void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, const ShardPlan& shard, int rank,
+                 const RunConfig& config, const ShardOutput& output);
+
+}  // namespace ringscan

@@ -1,0 +1,244 @@
+#include "engine/ring_pass.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "comm/ring_schedule.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/kv_ring.hpp"
+#include "mechanism/ordered_fold.hpp"
+
+namespace ringscan {
+namespace {
+
+/// Keys are handed to the kernels in pieces of this many, so that progress shows. A multiple of every key block.
+constexpr std::int64_t kPieceKeys = 8192;
+
+/// Moves the transfer in flight on whenever the kernels come up for air.
+class TransferHeartbeat final : public Heartbeat {
+ public:
+  void follow(Ticket* ticket) { ticket_ = ticket; }
+  void beat() override {
+    if (ticket_ == nullptr) return;
+    const AddSeconds adder(seconds_);
+    if (ticket_->poll()) ticket_ = nullptr;
+  }
+  double seconds() const { return seconds_; }
+
+ private:
+  Ticket* ticket_ = nullptr;
+  double seconds_ = 0.0;
+};
+
+/// The pass of one mechanism; `Params` is its parameter struct.
+template <typename Params>
+class RingPass {
+ public:
+  using Block = typename BlockOf<Params>::type;
+
+  RingPass(const RingPassTask& task, const Params& params, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
+           const PassProgress& on_progress)
+      : task_(task),
+        params_(params),
+        transport_(transport),
+        kernels_(kernels),
+        ledger_(ledger),
+        on_progress_(on_progress),
+        rank_(transport.rank()),
+        schedule_(make_ring_schedule(*task.layout, band_of(params), rank_)),
+        folds_(task.layout->chunks(rank_).size()) {
+    for (const RingStep& step : schedule_) {
+      for (const RingPart& part : step.parts) pairs_ahead_ += pairs_of(step, part);
+    }
+  }
+
+  RingPassResult run() {
+    KvRing ring = timed(result_.finish_seconds, [&] {
+      return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, ledger_);
+    });
+    std::unique_ptr<PendingSum> open_ranks;
+    for (std::size_t index = 0; index < schedule_.size(); ++index) {
+      const RingStep& step = schedule_[index];
+      Ticket moving = ring.start(step, transport_);
+      if (step.send_to >= 0) result_.sent_bytes += ring.message_bytes(step.kv_rank);
+      heartbeat_.follow(&moving);
+      for (const RingPart& part : step.parts) attend(ring, step, part);
+      heartbeat_.follow(nullptr);
+      timed(result_.exposed_seconds, [&] { moving.wait(); });
+      ring.advance(step);
+      ++result_.steps_taken;
+      if (!exits_early() || index + 1 == schedule_.size()) continue;
+      // The sum that was started a step ago had this step's computing to arrive in, so that nobody stalls on it.
+      bool all_ranks_done = false;
+      if (open_ranks) timed(result_.exposed_seconds, [&] { all_ranks_done = open_ranks->get() == 0; });
+      open_ranks.reset();
+      if (all_ranks_done) break;
+      open_ranks = transport_.start_sum(has_open_work(index + 1) ? 1 : 0);
+    }
+    if (open_ranks) timed(result_.exposed_seconds, [&] { open_ranks->get(); });
+    result_.steps_saved = static_cast<int>(schedule_.size()) - result_.steps_taken;
+    result_.exposed_seconds += heartbeat_.seconds();
+    result_.compute_seconds -= heartbeat_.seconds();
+    finish();
+    return result_;
+  }
+
+ private:
+  static constexpr bool kOrdered = std::is_same_v<Block, StickBlock>;
+
+  bool exits_early() const {
+    if constexpr (kOrdered) {
+      return params_.epsilon > 0.0 && schedule_.size() > 2;
+    } else {
+      return false;
+    }
+  }
+
+  const Chunk& query_chunk(const RingPart& part) const {
+    return task_.layout->chunks(rank_)[static_cast<std::size_t>(part.query_chunk)];
+  }
+  const Chunk& key_chunk(const RingStep& step, const RingPart& part) const {
+    return task_.layout->chunks(step.kv_rank)[static_cast<std::size_t>(part.key_chunk)];
+  }
+  std::int64_t pairs_of(const RingStep& step, const RingPart& part) const {
+    return count_pairs(part.band, query_chunk(part).run, key_chunk(step, part).run);
+  }
+
+  Block new_block(const Chunk& chunk) {
+    Block block;
+    kernels_.make(block,
+                  {task_.q.shape[0], chunk.run.size(), static_cast<std::int64_t>(task_.slots.size()), task_.v.shape[3]},
+                  ledger_);
+    return block;
+  }
+
+  auto joiner() {
+    return [this](Block& near, const Block& far) { kernels_.join(near, far); };
+  }
+
+  void attend(const KvRing& ring, const RingStep& step, const RingPart& part) {
+    const Chunk& queries = query_chunk(part);
+    const Chunk& keys = key_chunk(step, part);
+    OrderedFold<Block>& fold = folds_[static_cast<std::size_t>(part.query_chunk)];
+    if constexpr (kOrdered) {
+      if (auto* nearer = fold.nearer_neighbour(keys.run)) {
+        attend_run(ring, step, part, nearer->partial);
+        fold.extend(nearer, keys.run, joiner());
+        return;
+      }
+      Block fresh = new_block(queries);
+      attend_run(ring, step, part, fresh);
+      fold.add(keys.run, std::move(fresh), joiner());
+    } else {
+      // Commutative: one accumulator takes all keys, in whatever order they come.
+      if (fold.parts().empty()) fold.add({0, task_.layout->seq_len()}, new_block(queries), joiner());
+      attend_run(ring, step, part, fold.parts().front().partial);
+    }
+  }
+
+  /// Walks the part's keys near first, piece by piece.
+  void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, Block& block) {
+    const Chunk& queries = query_chunk(part);
+    const Chunk& keys = key_chunk(step, part);
+    AttendTask task;
+    task.q = task_.q.tokens(queries.local_begin, queries.run.size());
+    task.slots = ring.slots(step);
+    task.query_run = queries.run;
+    task.band = part.band;
+    task.scale = static_cast<float>(task_.scale);
+    task.key_block = task_.key_block;
+    const AnyView k = ring.keys(step);
+    const AnyView v = ring.values(step);
+    for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
+      const std::int64_t begin = std::max(keys.run.begin, (end - 1) / kPieceKeys * kPieceKeys);
+      task.key_run = {begin, end};
+      const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
+      task.k = k.tokens(first_local, end - begin);
+      task.v = v.tokens(first_local, end - begin);
+      result_.stats +=
+          timed(result_.compute_seconds, [&] { return kernels_.attend(task, params_, block, heartbeat_); });
+      pairs_behind_ += count_pairs(part.band, queries.run, task.key_run);
+      if (on_progress_ && pairs_ahead_ > 0) {
+        on_progress_(static_cast<double>(pairs_behind_) / static_cast<double>(pairs_ahead_));
+      }
+      end = begin;
+    }
+  }
+
+  /// True where some later step can still change a row of this rank.
+  bool has_open_work(std::size_t next_step) const {
+    if constexpr (kOrdered) {
+      for (std::size_t index = next_step; index < schedule_.size(); ++index) {
+        for (const RingPart& part : schedule_[index].parts) {
+          const auto& parts = folds_[static_cast<std::size_t>(part.query_chunk)].parts();
+          if (parts.empty() || !kernels_.all_done(parts.back().partial)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
+  void finish() {
+    const AddSeconds adder(result_.finish_seconds);
+    const auto chunks = task_.layout->chunks(rank_);
+    for (std::size_t index = 0; index < chunks.size(); ++index) {
+      const Chunk& chunk = chunks[index];
+      if (chunk.run.empty()) continue;
+      // Where the ring ended early several parts may be left; then no row needs what lies behind the nearest.
+      auto& parts = folds_[index].parts();
+      Block block = parts.empty() ? new_block(chunk) : std::move(parts.back().partial);
+      parts.clear();
+      FinishTask task;
+      task.o = task_.o.tokens(chunk.local_begin, chunk.run.size());
+      if (task_.statistic.data != nullptr) {
+        task.statistic = task_.statistic;
+        task.statistic.data = task_.statistic.row(0, chunk.local_begin, 0);
+        task.statistic.shape[1] = chunk.run.size();
+      }
+      task.slots = task_.slots;
+      task.v_own = task_.v.tokens(chunk.local_begin, chunk.run.size());
+      task.remainder_value = task_.remainder_value;
+      kernels_.finish(task, params_, block);
+    }
+  }
+
+  const RingPassTask& task_;
+  const Params& params_;
+  Transport& transport_;
+  Kernels& kernels_;
+  MemoryLedger* ledger_;
+  const PassProgress& on_progress_;
+  int rank_;
+  RingSchedule schedule_;
+  std::vector<OrderedFold<Block>> folds_;  // one a query chunk
+  TransferHeartbeat heartbeat_;
+  RingPassResult result_;
+  std::int64_t pairs_ahead_ = 0;
+  std::int64_t pairs_behind_ = 0;
+};
+
+}  // namespace
+
+RingPassResult& RingPassResult::operator+=(const RingPassResult& other) {
+  stats += other.stats;
+  compute_seconds += other.compute_seconds;
+  exposed_seconds += other.exposed_seconds;
+  finish_seconds += other.finish_seconds;
+  steps_taken += other.steps_taken;
+  steps_saved += other.steps_saved;
+  sent_bytes += other.sent_bytes;
+  return *this;
+}
+
+RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
+                             const PassProgress& on_progress) {
+  return std::visit(
+      [&](const auto& params) {
+        using Params = std::decay_t<decltype(params)>;
+        return RingPass<Params>(task, params, transport, kernels, ledger, on_progress).run();
+      },
+      task.mechanism);
+}
+
+}  // namespace ringscan

@@ -1,0 +1,52 @@
+#pragma once
+// One head group goes round the ring: the centre of the program. Knows no files and no backend.
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "comm/transport.hpp"
+#include "core/tensor_view.hpp"
+#include "kernels/kernels.hpp"
+#include "mechanism/mechanism.hpp"
+#include "sequence/sequence_layout.hpp"
+
+namespace ringscan {
+
+/// A rank's share of one pass over one head group. Views are [batch, local tokens, heads, dim], tokens in the order of
+/// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head).
+struct RingPassTask {
+  const SequenceLayout* layout = nullptr;
+  Mechanism mechanism;
+  double scale = 1.0;
+  std::int64_t key_block = 512;
+  AnyView q;
+  AnyView k;
+  AnyView v;
+  std::span<const HeadSlot> slots;
+  MutableAnyView o;
+  TensorView<float> statistic;  ///< lse or remainder, dim 1; data == nullptr: not wanted
+  AnyView remainder_value;      ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+};
+
+struct RingPassResult {
+  AttendStats stats;
+  double compute_seconds = 0.0;  ///< in the kernels
+  double exposed_seconds = 0.0;  ///< moving or waiting for KV while not computing
+  double finish_seconds = 0.0;   ///< rounding and writing out rows; packing KV for the way
+  int steps_taken = 0;
+  int steps_saved = 0;  ///< that early exit made unnecessary, on all ranks
+  std::size_t sent_bytes = 0;
+
+  RingPassResult& operator+=(const RingPassResult& other);
+};
+
+/// Told which share of this pass's work is behind this rank, 0 to 1.
+using PassProgress = std::function<void(double)>;
+
+/// Collective. Memory: two KV buffers of the largest shard (none where no KV moves) and one accumulator a query chunk
+/// (kOpenPartsZigzagOrdered for an ordered mechanism's late chunk under zigzag), counted in `ledger`.
+RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
+                             const PassProgress& on_progress = {});
+
+}  // namespace ringscan

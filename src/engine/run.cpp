@@ -1,0 +1,246 @@
+#include "engine/run.hpp"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <future>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/stopwatch.hpp"
+#include "core/system_memory.hpp"
+#include "engine/io_queue.hpp"
+#include "engine/layer_io.hpp"
+
+namespace ringscan {
+namespace {
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text.data();
+}
+
+/// Where the plan says which head of the layer, the kernels want its place in the shard.
+int place_of(const std::vector<int>& heads, int head) {
+  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
+}
+
+/// One run of one rank. Shards are worked through in the plan's order; while one computes, the I/O queue reads the
+/// next and writes the last where the plan says that this overlaps.
+class Job {
+ public:
+  Job(const RunConfig& config, const RunContext& context, ActivationReader& reader, Kernels& kernels, RunReport& report)
+      : config_(config),
+        context_(context),
+        transport_(*context.transport),
+        reader_(reader),
+        kernels_(kernels),
+        report_(report),
+        plan_(report.plan) {}
+
+  void work(ActivationWriter& writer) {
+    for (const LayerShape& layer : plan_.layers) outputs_.push_back(create_layer_output(writer, layer, config_));
+    IoQueue queue(plan_.overlaps_io);
+    try {
+      work_through_shards(queue, writer);
+    } catch (const Error& error) {
+      if (!error.is_collective() && context_.on_lone_failure) context_.on_lone_failure(error);
+      throw;
+    }
+  }
+
+  const MemoryLedger& ledger() const { return ledger_; }
+
+ private:
+  std::future<ShardInput> start_reading(IoQueue& queue, std::size_t index) {
+    return queue.submit<ShardInput>([this, index] {
+      return read_shard(reader_, plan_, plan_.shards[index], transport_.rank(), config_, &ledger_);
+    });
+  }
+
+  void work_through_shards(IoQueue& queue, ActivationWriter& writer) {
+    const std::size_t count = plan_.shards.size();
+    std::future<ShardInput> reading;
+    std::future<void> writing;
+    for (std::size_t index = 0; index < count; ++index) {
+      if (!reading.valid()) reading = start_reading(queue, index);
+      ShardInput input = timed(report_.read_wait_seconds, [&] { return reading.get(); });
+      if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
+      auto output = std::make_shared<ShardOutput>(
+          make_shard_output(plan_, plan_.shards[index], transport_.rank(), config_, &ledger_));
+      compute(plan_.shards[index], input, *output);
+      input = ShardInput{};
+      // At most one output waits beside the one in hand.
+      if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
+      writing = queue.submit<void>([this, &writer, index, output = std::move(output)]() mutable {
+        const ShardPlan& shard = plan_.shards[index];
+        write_shard(writer, outputs_[static_cast<std::size_t>(shard.layer)], shard, transport_.rank(), config_,
+                    *output);
+        output.reset();
+      });
+      if (!plan_.overlaps_io) timed(report_.write_wait_seconds, [&] { writing.get(); });
+    }
+    if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
+  }
+
+  void compute(const ShardPlan& shard, const ShardInput& input, const ShardOutput& output) {
+    for (const PassPlan& pass : shard.passes) {
+      for (const HeadGroup& group : pass.groups) run_group(shard, pass, group, input, output);
+    }
+  }
+
+  void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
+                 const ShardOutput& output) {
+    const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
+    std::vector<HeadSlot> slots;
+    for (const int head : group.heads) {
+      slots.push_back({place_of(shard.heads, head), place_of(shard.kv_heads, layer.kv_head_of(head))});
+    }
+    RingPassTask task;
+    task.layout = &shard.layout;
+    task.mechanism = pass.mechanism;
+    task.scale = pass.scale;
+    task.key_block = plan_.key_block;
+    task.q = input.q;
+    task.k = input.k;
+    task.v = input.v;
+    task.slots = slots;
+    task.o = output.o;
+    task.statistic = std::holds_alternative<SoftmaxParams>(pass.mechanism) ? output.lse : output.remainder;
+    task.remainder_value = input.remainder_value;
+
+    const double share =
+        static_cast<double>(group.heads.size()) * static_cast<double>(layer.batch) *
+        static_cast<double>(count_pairs(band_of(pass.mechanism), {0, layer.seq_len}, {0, layer.seq_len})) /
+        std::max(1.0, static_cast<double>(plan_.pairs()));
+    const PassProgress on_progress = [&](double fraction) {
+      if (context_.on_progress) context_.on_progress(behind_ + share * fraction, layer.name);
+    };
+    const RingPassResult result = run_ring_pass(task, transport_, kernels_, &ledger_, on_progress);
+    behind_ += share;
+    report_.computed_flops +=
+        2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * static_cast<double>(result.stats.pairs);
+    report_.stats += result.stats;
+    report_.compute_seconds += result.compute_seconds;
+    report_.exposed_seconds += result.exposed_seconds;
+    report_.finish_seconds += result.finish_seconds;
+    report_.steps_taken += result.steps_taken;
+    report_.steps_saved += result.steps_saved;
+    report_.sent_bytes += result.sent_bytes;
+  }
+
+  const RunConfig& config_;
+  const RunContext& context_;
+  Transport& transport_;
+  ActivationReader& reader_;
+  Kernels& kernels_;
+  RunReport& report_;
+  const RunPlan& plan_;
+  std::vector<LayerOutput> outputs_;
+  MemoryLedger ledger_;
+  double behind_ = 0.0;
+};
+
+/// Makes each figure the largest, or the sum, over the ranks.
+void reduce(RunReport& report, Transport& transport) {
+  std::array seconds{&report.total_seconds,   &report.read_seconds,      &report.read_wait_seconds,
+                     &report.compute_seconds, &report.exposed_seconds,   &report.finish_seconds,
+                     &report.write_seconds,   &report.write_wait_seconds};
+  for (double* value : seconds) *value = transport.RankGroup::all_reduce(*value, ReduceOp::kMax);
+  report.computed_flops = transport.RankGroup::all_reduce(report.computed_flops, ReduceOp::kSum);
+  const auto reduce_integer = [&](auto& value, ReduceOp op) {
+    value = static_cast<std::decay_t<decltype(value)>>(
+        transport.RankGroup::all_reduce(static_cast<std::int64_t>(value), op));
+  };
+  reduce_integer(report.stats.pairs, ReduceOp::kSum);
+  reduce_integer(report.stats.tiles_computed, ReduceOp::kSum);
+  reduce_integer(report.stats.tiles_skipped, ReduceOp::kSum);
+  reduce_integer(report.sent_bytes, ReduceOp::kSum);
+  reduce_integer(report.read_bytes, ReduceOp::kSum);
+  reduce_integer(report.written_bytes, ReduceOp::kSum);
+  reduce_integer(report.not_collective, ReduceOp::kSum);
+  reduce_integer(report.peak_bytes, ReduceOp::kMax);
+  reduce_integer(report.resident_bytes, ReduceOp::kMax);
+}
+
+RunPlan plan_run(const RunConfig& config, const RunContext& context, const ActivationReader& reader,
+                 const Kernels& kernels) {
+  Transport& transport = *context.transport;
+  PlanResources resources;
+  resources.world_size = transport.world_size();
+  resources.supports_io_thread = transport.supports_threads();
+  const std::size_t available =
+      config.memory_bytes.value_or(available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(context.ranks_on_node));
+  resources.memory_limit_bytes =
+      static_cast<std::size_t>(transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
+  RunPlan plan;
+  run_collectively(transport, [&] {
+    std::vector<LayerShape> layers;
+    for (const std::string& name : reader.layers(config.layers)) layers.push_back(inspect_layer(reader, name, config));
+    plan = make_run_plan(config, layers, resources, kernels);
+  });
+  return plan;
+}
+
+void write_attributes(ActivationWriter& writer, const RunConfig& config, const RunReport& report) {
+  writer.set_attribute("program", std::string("ringscan ") + RINGSCAN_VERSION);
+  writer.set_attribute("configuration", config.text());
+  writer.set_attribute("world_size", static_cast<std::int64_t>(report.plan.world_size));
+  writer.set_attribute("backend", report.backend);
+  writer.set_attribute("date", report.started);
+  writer.set_attribute("seconds", report.total_seconds);
+}
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_kernels(const std::string& name) {
+  if (name == "cuda") throw bad_input("backend = cuda: this build has no CUDA backend; use backend = cpu");
+  return make_cpu_kernels();
+}
+
+RunReport run(const RunConfig& config, const RunContext& context) {
+  Transport& transport = *context.transport;
+  const Stopwatch total;
+  const std::unique_ptr<Kernels> kernels = make_kernels(config.backend);
+  const std::unique_ptr<Transport> io_transport = transport.duplicate();
+  const std::unique_ptr<FileAccess> access = context.make_access(*io_transport);
+
+  RunReport report;
+  report.config = config;
+  report.transport = transport.name();
+  report.backend = kernels->name();
+  report.device = kernels->device();
+  report.started = utc_now();
+  report.is_parallel_io = access->is_parallel();
+
+  ActivationReader reader(*access, config.input);
+  report.plan = plan_run(config, context, reader, *kernels);
+  if (config.dry_run) return report;
+
+  std::optional<ActivationWriter> writer;
+  writer.emplace(*access, config.output, config.overwrite);
+  Job job(config, context, reader, *kernels, report);
+  job.work(*writer);
+  report.total_seconds = transport.RankGroup::all_reduce(total.seconds(), ReduceOp::kMax);
+  write_attributes(*writer, config, report);
+  writer->finish();
+
+  report.total_seconds = total.seconds();
+  report.read_bytes = reader.record().bytes;
+  report.read_seconds = reader.record().seconds;
+  report.written_bytes = writer->record().bytes;
+  report.write_seconds = writer->record().seconds;
+  report.not_collective = reader.record().not_collective + writer->record().not_collective;
+  report.peak_bytes = job.ledger().peak_bytes();
+  report.resident_bytes = peak_resident_bytes();
+  reduce(report, transport);
+  report.finished = true;
+  return report;
+}
+
+}  // namespace ringscan

@@ -1,0 +1,36 @@
+#pragma once
+// The main job: a run configuration becomes a plan, the plan becomes a run.
+
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "comm/transport.hpp"
+#include "core/error.hpp"
+#include "engine/run_config.hpp"
+#include "engine/run_report.hpp"
+#include "io/file_access.hpp"
+#include "kernels/kernels.hpp"
+
+namespace ringscan {
+
+/// What a run stands on; made by the program, or by a test.
+struct RunContext {
+  Transport* transport = nullptr;
+  /// A way to open files for a group of the same ranks (the run asks for one of its own, apart from `transport`).
+  std::function<std::unique_ptr<FileAccess>(Transport& group)> make_access;
+  /// Ranks that share this machine's memory: what --memory defaults to is divided by them.
+  int ranks_on_node = 1;
+  /// Told how far this rank is, 0 to 1, and what it does.
+  std::function<void(double fraction, std::string_view phase)> on_progress;
+  /// Called where this rank alone has failed: must release the others from their waiting (and may end the process).
+  std::function<void(const Error&)> on_lone_failure;
+};
+
+/// The backend that `name` (auto, cpu, cuda) stands for here. @throws Error(kBadInput) where it is not in this build.
+std::unique_ptr<Kernels> make_kernels(const std::string& name);
+
+/// Collective. With config.dry_run it stops after planning. @throws Error.
+RunReport run(const RunConfig& config, const RunContext& context);
+
+}  // namespace ringscan

@@ -1,0 +1,297 @@
+#include "engine/run_plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+
+#include "comm/ring_schedule.hpp"
+#include "core/error.hpp"
+#include "core/units.hpp"
+
+namespace ringscan {
+namespace {
+
+constexpr std::int64_t kKernelTile = 64;
+constexpr std::int64_t kKeyBlock = 512;
+/// Shards begin on tiles where each run of tokens has at least this many; shorter sequences are dealt out evenly.
+constexpr std::int64_t kTilesWorthAligning = 8;
+
+std::int64_t key_block_for(const RunConfig& config, std::int64_t longest_seq_len) {
+  if (!config.reproducible) return kKeyBlock;
+  // Shards must begin on multiples of the block, for every number of ranks: about 128 blocks in the sequence.
+  std::int64_t block = kKernelTile;
+  while (block < kKeyBlock && block * 2 * 128 <= longest_seq_len) block *= 2;
+  return block;
+}
+
+LayoutKind layout_for(const RunConfig& config, const Mechanism& mechanism, int world_size) {
+  if (config.layout) return *config.layout;
+  if (config.reproducible || world_size == 1) return LayoutKind::kContiguous;
+  if (const auto* stick = std::get_if<StickBreakingParams>(&mechanism)) {
+    return stick->epsilon > 0.0 ? LayoutKind::kContiguous : LayoutKind::kZigzag;
+  }
+  const auto& softmax = std::get<SoftmaxParams>(mechanism);
+  return softmax.causal && softmax.window == 0 ? LayoutKind::kZigzag : LayoutKind::kContiguous;
+}
+
+SequenceLayout make_layout(const RunConfig& config, LayoutKind kind, std::int64_t seq_len, int world_size,
+                           std::int64_t key_block) {
+  const std::int64_t runs = static_cast<std::int64_t>(world_size) * (kind == LayoutKind::kZigzag ? 2 : 1);
+  std::int64_t tile = seq_len >= runs * kKernelTile * kTilesWorthAligning ? kKernelTile : 1;
+  if (config.reproducible) tile = key_block;
+  return SequenceLayout(kind, seq_len, world_size, tile);
+}
+
+std::string layer_label(const LayerShape& layer) {
+  return layer.name.empty() ? "the input" : "layer " + layer.name;
+}
+
+/// The assignments with explicit heads; checks that each head of the layer is given once.
+std::vector<HeadAssignment> resolve_heads(const RunConfig& config, const LayerShape& layer) {
+  std::vector<HeadAssignment> assignments = config.assignments;
+  std::vector<int> times_given(static_cast<std::size_t>(layer.num_heads), 0);
+  for (HeadAssignment& assignment : assignments) {
+    if (assignment.heads.empty()) {
+      assignment.heads.resize(static_cast<std::size_t>(layer.num_heads));
+      std::iota(assignment.heads.begin(), assignment.heads.end(), 0);
+    }
+    std::sort(assignment.heads.begin(), assignment.heads.end());
+    for (const int head : assignment.heads) {
+      if (head < 0 || head >= layer.num_heads) {
+        throw bad_input("heads." + std::string(name_of(assignment.mechanism)) + ": head " + std::to_string(head) +
+                        " does not exist: " + layer_label(layer) + " has heads 0-" +
+                        std::to_string(layer.num_heads - 1));
+      }
+      if (++times_given[static_cast<std::size_t>(head)] > 1) {
+        throw bad_input("head " + std::to_string(head) + " is given to two mechanisms");
+      }
+    }
+  }
+  const auto left_out = std::find(times_given.begin(), times_given.end(), 0);
+  if (left_out != times_given.end()) {
+    throw bad_input("head " + std::to_string(left_out - times_given.begin()) + " of " + layer_label(layer) +
+                    " is given to no mechanism: heads.<mechanism> must name every head");
+  }
+  return assignments;
+}
+
+/// Cuts heads into groups of at most `kv_heads_a_group` KV heads each.
+std::vector<HeadGroup> make_groups(const LayerShape& layer, const std::vector<int>& heads, int kv_heads_a_group) {
+  std::vector<HeadGroup> groups;
+  for (const int head : heads) {
+    const int kv_head = layer.kv_head_of(head);
+    const bool known = !groups.empty() && groups.back().kv_heads.back() == kv_head;
+    if (!known) {
+      if (groups.empty() || static_cast<int>(groups.back().kv_heads.size()) == kv_heads_a_group) groups.emplace_back();
+      groups.back().kv_heads.push_back(kv_head);
+    }
+    groups.back().heads.push_back(head);
+  }
+  return groups;
+}
+
+/// KV bytes of one token and one KV head.
+std::size_t kv_token_bytes(const LayerShape& layer) {
+  return static_cast<std::size_t>(layer.head_dim + layer.v_dim) * size_of(layer.kv_type);
+}
+
+/// Fills in what follows from a pass's heads, groups and layout.
+void measure_pass(PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout) {
+  const Band band = band_of(pass.mechanism);
+  const std::int64_t heads = std::accumulate(
+      pass.groups.begin(), pass.groups.end(), std::int64_t{0},
+      [](std::int64_t sum, const HeadGroup& g) { return sum + static_cast<std::int64_t>(g.heads.size()); });
+  const std::int64_t kv_heads = std::accumulate(
+      pass.groups.begin(), pass.groups.end(), std::int64_t{0},
+      [](std::int64_t sum, const HeadGroup& g) { return sum + static_cast<std::int64_t>(g.kv_heads.size()); });
+  const TokenRun all{0, layer.seq_len};
+  pass.pairs = count_pairs(band, all, all) * heads * layer.batch;
+  pass.flops = 2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * static_cast<double>(pass.pairs);
+  std::int64_t moved_tokens = 0;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    const RingSchedule schedule = make_ring_schedule(layout, band, rank);
+    pass.ring_steps = static_cast<int>(schedule.size());
+    for (const RingStep& step : schedule) {
+      if (step.send_to >= 0) moved_tokens += layout.local_tokens(step.kv_rank);
+    }
+  }
+  pass.moved_bytes = static_cast<std::size_t>(moved_tokens * kv_heads * layer.batch) * kv_token_bytes(layer);
+}
+
+/// How finely work is cut: KV heads that go round together, and KV heads that are read together (0: all).
+struct Cut {
+  int kv_heads_a_group = 1;
+  int kv_heads_a_shard = 0;
+  bool overlaps_io = false;
+};
+
+std::vector<ShardPlan> make_shards(const RunConfig& config, const std::vector<LayerShape>& layers, int world_size,
+                                   std::int64_t key_block, const Cut& cut) {
+  std::vector<ShardPlan> shards;
+  for (std::size_t index = 0; index < layers.size(); ++index) {
+    const LayerShape& layer = layers[index];
+    const auto assignments = resolve_heads(config, layer);
+    for (const LayoutKind kind : {LayoutKind::kContiguous, LayoutKind::kZigzag}) {
+      std::vector<int> heads_here;
+      for (const HeadAssignment& assignment : assignments) {
+        if (layout_for(config, assignment.mechanism, world_size) != kind) continue;
+        heads_here.insert(heads_here.end(), assignment.heads.begin(), assignment.heads.end());
+      }
+      if (heads_here.empty()) continue;
+      std::sort(heads_here.begin(), heads_here.end());
+      const int a_shard = cut.kv_heads_a_shard > 0 ? cut.kv_heads_a_shard : layer.num_kv_heads;
+      for (const HeadGroup& part : make_groups(layer, heads_here, a_shard)) {
+        ShardPlan shard{static_cast<int>(index),
+                        make_layout(config, kind, layer.seq_len, world_size, key_block),
+                        part.heads,
+                        part.kv_heads,
+                        {}};
+        for (const HeadAssignment& assignment : assignments) {
+          if (layout_for(config, assignment.mechanism, world_size) != kind) continue;
+          std::vector<int> heads;
+          std::set_intersection(assignment.heads.begin(), assignment.heads.end(), part.heads.begin(), part.heads.end(),
+                                std::back_inserter(heads));
+          if (heads.empty()) continue;
+          PassPlan pass;
+          pass.mechanism = assignment.mechanism;
+          pass.scale = config.scale.value_or(1.0 / std::sqrt(static_cast<double>(layer.head_dim)));
+          pass.groups = make_groups(layer, heads, cut.kv_heads_a_group);
+          shard.passes.push_back(std::move(pass));
+        }
+        shards.push_back(std::move(shard));
+      }
+    }
+  }
+  return shards;
+}
+
+std::size_t partial_bytes(const PassPlan& pass, const HeadGroup& group, const LayerShape& layer,
+                          const SequenceLayout& layout, const Kernels& kernels) {
+  std::size_t most = 0;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    std::size_t bytes = 0;
+    const auto chunks = layout.chunks(rank);
+    for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+      const PartialShape shape{layer.batch, chunks[chunk].run.size(), static_cast<std::int64_t>(group.heads.size()),
+                               layer.v_dim};
+      // Under zigzag the early chunk of an ordered mechanism meets its keys near first, in one walk.
+      const bool in_pieces = is_ordered(pass.mechanism) && chunk == 1;
+      bytes += kernels.block_bytes(pass.mechanism, shape) *
+               static_cast<std::size_t>(in_pieces ? kOpenPartsZigzagOrdered : 1);
+    }
+    most = std::max(most, bytes);
+  }
+  return most;
+}
+
+MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& layers,
+                       const std::vector<ShardPlan>& shards, bool overlaps_io, std::int64_t key_block,
+                       const Kernels& kernels) {
+  MemoryPlan memory;
+  for (const ShardPlan& shard : shards) {
+    const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];
+    const auto rows = static_cast<std::size_t>(layer.batch * shard.layout.max_local_tokens());
+    const std::size_t q_bytes = shard.heads.size() * static_cast<std::size_t>(layer.head_dim) * size_of(layer.q_type);
+    const std::size_t kv_bytes = shard.kv_heads.size() * kv_token_bytes(layer);
+    const std::size_t statistics = static_cast<std::size_t>(config.want_lse + config.want_remainder) * sizeof(float);
+    const std::size_t o_bytes =
+        shard.heads.size() * (static_cast<std::size_t>(layer.v_dim) * size_of(layer.o_type) + statistics);
+    memory.input_bytes = std::max(memory.input_bytes, rows * (q_bytes + kv_bytes));
+    memory.output_bytes = std::max(memory.output_bytes, rows * o_bytes);
+    const std::size_t staging =
+        rows * std::max(shard.heads.size() * static_cast<std::size_t>(layer.head_dim) * layer.q_staging,
+                        shard.kv_heads.size() * static_cast<std::size_t>(std::max(layer.head_dim, layer.v_dim)) *
+                            layer.kv_staging);
+    for (const PassPlan& pass : shard.passes) {
+      memory.scratch_bytes =
+          std::max(memory.scratch_bytes, kernels.scratch_bytes(layer.head_dim, layer.v_dim, key_block) + staging);
+      for (const HeadGroup& group : pass.groups) {
+        const std::size_t travels = pass.moved_bytes > 0 ? 2 : 0;
+        memory.kv_bytes = std::max(memory.kv_bytes, travels * rows * group.kv_heads.size() * kv_token_bytes(layer));
+        memory.partial_bytes = std::max(memory.partial_bytes, partial_bytes(pass, group, layer, shard.layout, kernels));
+      }
+    }
+  }
+  if (overlaps_io) {
+    memory.input_bytes *= 2;
+    memory.output_bytes *= 2;
+  }
+  return memory;
+}
+
+int most_kv_heads(const std::vector<LayerShape>& layers) {
+  int most = 1;
+  for (const LayerShape& layer : layers) most = std::max(most, layer.num_kv_heads);
+  return most;
+}
+
+/// Ways to cut the work, the one that moves data least often first.
+std::vector<Cut> candidate_cuts(const std::vector<LayerShape>& layers, bool supports_io_thread) {
+  std::vector<Cut> cuts;
+  const int most = most_kv_heads(layers);
+  for (const bool overlaps_io : {true, false}) {
+    if (overlaps_io && !supports_io_thread) continue;
+    for (int group = most; group >= 1; --group) cuts.push_back({group, 0, overlaps_io});
+  }
+  for (int shard = most - 1; shard >= 1; --shard) cuts.push_back({shard, shard, false});
+  return cuts;
+}
+
+}  // namespace
+
+RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& layers, const PlanResources& resources,
+                      const Kernels& kernels) {
+  RunPlan plan;
+  plan.world_size = resources.world_size;
+  plan.layers = layers;
+  plan.memory_limit_bytes = resources.memory_limit_bytes;
+  std::int64_t longest = 0;
+  for (const LayerShape& layer : layers) longest = std::max(longest, layer.seq_len);
+  plan.key_block = key_block_for(config, longest);
+
+  bool fits = false;
+  for (const Cut& cut : candidate_cuts(layers, resources.supports_io_thread)) {
+    plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
+    for (ShardPlan& shard : plan.shards) {
+      const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];
+      for (PassPlan& pass : shard.passes) measure_pass(pass, layer, shard.layout);
+    }
+    plan.overlaps_io = cut.overlaps_io && plan.shards.size() > 1;
+    plan.memory = plan_memory(config, layers, plan.shards, plan.overlaps_io, plan.key_block, kernels);
+    fits = plan.memory.total() <= resources.memory_limit_bytes;
+    if (fits) break;
+  }
+  if (!fits) {
+    throw bad_input("memory: one KV head at a time takes " + human_bytes(plan.memory.total()) +
+                    " a rank, and a rank has " + human_bytes(resources.memory_limit_bytes) +
+                    ": use more ranks, or give a larger --memory");
+  }
+  return plan;
+}
+
+std::int64_t RunPlan::pairs() const {
+  std::int64_t sum = 0;
+  for (const ShardPlan& shard : shards) {
+    for (const PassPlan& pass : shard.passes) sum += pass.pairs;
+  }
+  return sum;
+}
+
+double RunPlan::flops() const {
+  double sum = 0.0;
+  for (const ShardPlan& shard : shards) {
+    for (const PassPlan& pass : shard.passes) sum += pass.flops;
+  }
+  return sum;
+}
+
+std::size_t RunPlan::moved_bytes() const {
+  std::size_t sum = 0;
+  for (const ShardPlan& shard : shards) {
+    for (const PassPlan& pass : shard.passes) sum += pass.moved_bytes;
+  }
+  return sum;
+}
+
+}  // namespace ringscan

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/ring_pass.hpp"
+#include "engine/run_config.hpp"
+#include "engine/run_plan.hpp"
+
+namespace ringscan {
+
+/// The figures of a run, the same on every rank. Seconds are the largest over the ranks.
+struct RunReport {
+  RunConfig config;
+  RunPlan plan;
+  std::string transport;
+  std::string backend;
+  std::string device;
+  std::string started;    ///< ISO 8601, UTC
+  bool finished = false;  ///< false: a dry run
+
+  double total_seconds = 0.0;
+  double read_seconds = 0.0;        ///< in transfers from the file
+  double read_wait_seconds = 0.0;   ///< not hidden behind computing
+  double compute_seconds = 0.0;     ///< in the kernels
+  double exposed_seconds = 0.0;     ///< moving or waiting for KV, not hidden behind computing
+  double finish_seconds = 0.0;      ///< rounding and arranging rows, packing KV
+  double write_seconds = 0.0;       ///< in transfers to the file
+  double write_wait_seconds = 0.0;  ///< not hidden behind computing
+
+  AttendStats stats;                ///< sums over the ranks
+  double computed_flops = 0.0;      ///< of the pairs whose score was computed; never over plan.flops()
+  std::int64_t steps_taken = 0;     ///< ring steps of one rank, over all passes
+  std::int64_t steps_saved = 0;     ///< that early exit made unnecessary
+  std::size_t sent_bytes = 0;       ///< KV, sum over the ranks
+  std::size_t read_bytes = 0;       ///< sum over the ranks
+  std::size_t written_bytes = 0;    ///< sum over the ranks
+  std::int64_t not_collective = 0;  ///< file transfers that were not collective, sum over the ranks
+  bool is_parallel_io = false;
+  std::size_t peak_bytes = 0;      ///< in buffers, largest over the ranks; plan.memory bounds it
+  std::size_t resident_bytes = 0;  ///< peak resident set of the largest process
+
+  /// Over the compute phase, all ranks together.
+  double tflops() const { return compute_seconds > 0.0 ? computed_flops / compute_seconds * 1e-12 : 0.0; }
+};
+
+/// One JSON object; field names are part of the program's interface (docs/report.md).
+std::string to_json(const RunReport& report);
+
+/// A few lines for people.
+std::string summarize(const RunReport& report);
+
+}  // namespace ringscan
