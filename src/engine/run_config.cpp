@@ -1,0 +1,148 @@
+#include "engine/run_config.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+
+#include "engine/run_options.hpp"
+#include "engine/settings.hpp"
+
+namespace ringscan {
+
+namespace {
+
+std::string on_off(bool value) {
+  return value ? "on" : "off";
+}
+
+/// The shortest text that reads back to the same number.
+std::string number_text(double number) {
+  char text[40];
+  const auto [end, problem] = std::to_chars(text, text + sizeof(text), number);
+  return problem == std::errc() ? std::string(text, end) : std::to_string(number);
+}
+
+std::string head_list_text(const std::vector<int>& heads) {
+  std::string text;
+  for (std::size_t i = 0; i < heads.size();) {
+    std::size_t last = i;
+    while (last + 1 < heads.size() && heads[last + 1] == heads[last] + 1) ++last;
+    if (!text.empty()) text += ',';
+    text += std::to_string(heads[i]);
+    if (last > i) text.append("-").append(std::to_string(heads[last]));
+    i = last + 1;
+  }
+  return text;
+}
+
+std::string params_text(const SoftmaxParams& params) {
+  return setting_line("causal", on_off(params.causal)) + setting_line("softmax.window", std::to_string(params.window));
+}
+
+std::string params_text(const StickBreakingParams& params) {
+  const char* policy = "drop";
+  if (params.remainder == RemainderPolicy::kValue) policy = "value";
+  if (params.remainder == RemainderPolicy::kVector) policy = "vector";
+  return setting_line("stick-breaking.epsilon", number_text(params.epsilon)) +
+         setting_line("stick-breaking.attend-current", on_off(params.attend_current)) +
+         setting_line("stick-breaking.remainder", policy);
+}
+
+std::string outputs_text(const RunConfig& config) {
+  std::string list;
+  if (config.want_lse) list = "lse";
+  if (config.want_remainder) list += list.empty() ? "remainder" : ",remainder";
+  return list.empty() ? "" : setting_line("outputs", list);
+}
+
+}  // namespace
+
+std::string RunConfig::text() const {
+  std::string lines = setting_line("input", input);
+  if (!output.empty()) lines += setting_line("output", output);
+  lines += setting_line("layers", layers);
+  for (const HeadAssignment& assignment : assignments) {
+    const std::string name(name_of(assignment.mechanism));
+    lines += assignment.heads.empty() ? setting_line("mechanism", name)
+                                      : setting_line("heads." + name, head_list_text(assignment.heads));
+    lines += std::visit([](const auto& params) { return params_text(params); }, assignment.mechanism);
+  }
+  if (scale) lines += setting_line("scale", number_text(*scale));
+  lines += setting_line("backend", backend);
+  lines += setting_line("layout", layout ? name_of(*layout) : "auto");
+  lines += setting_line("reproducible", on_off(reproducible));
+  lines += outputs_text(*this);
+  if (output_dtype) lines += setting_line("output-dtype", name_of(*output_dtype));
+  lines += setting_line("overwrite", on_off(overwrite));
+  lines += setting_line("allow-nonfinite", on_off(allow_nonfinite));
+  if (memory_bytes) lines += setting_line("memory", std::to_string(*memory_bytes));
+  if (!report.empty()) lines += setting_line("report", report);
+  constexpr const char* kModes[] = {"auto", "on", "off"};
+  lines += setting_line("progress", kModes[static_cast<int>(progress)]);
+  lines += setting_line("dry-run", on_off(dry_run));
+  return lines;
+}
+
+RunConfig parse_run_config(const std::string& text) {
+  return make_run_config(parse_settings(text, "configuration"));
+}
+
+std::vector<int> parse_head_list(const std::string& text) {
+  constexpr int kMost = 65535;
+  const auto wrong = [&] {
+    return bad_input("found '" + text + "', want heads as numbers and ranges, such as 0-3,8 (at most " +
+                     std::to_string(kMost) + ")");
+  };
+  std::vector<int> heads;
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  const auto read_head = [&] {
+    int head = 0;
+    const auto [stop, problem] = std::from_chars(at, end, head);
+    if (problem != std::errc() || head < 0 || head > kMost) throw wrong();
+    at = stop;
+    return head;
+  };
+  while (true) {
+    const int first = read_head();
+    int last = first;
+    if (at != end && *at == '-') {
+      ++at;
+      last = read_head();
+    }
+    if (last < first) throw wrong();
+    for (int head = first; head <= last; ++head) heads.push_back(head);
+    if (at == end) break;
+    if (*at != ',') throw wrong();
+    ++at;
+  }
+  std::sort(heads.begin(), heads.end());
+  const auto twice = std::adjacent_find(heads.begin(), heads.end());
+  if (twice != heads.end()) {
+    throw bad_input("found '" + text + "', which names head " + std::to_string(*twice) + " twice, want each head once");
+  }
+  return heads;
+}
+
+std::size_t parse_memory_size(const std::string& text) {
+  const auto wrong = [&] {
+    return bad_input("found '" + text + "', want a size over 0 such as 16G, 512MiB or 1000000 (bytes)");
+  };
+  double number = 0.0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, problem] = std::from_chars(text.data(), end, number, std::chars_format::fixed);
+  if (problem != std::errc()) throw wrong();
+  std::string unit(stop, end);
+  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  if (unit.ends_with('B')) unit.pop_back();
+  if (unit.ends_with('I') && unit.size() == 2) unit.pop_back();
+  constexpr std::string_view kUnits = "KMGT";
+  if (unit.size() > 1 || (unit.size() == 1 && kUnits.find(unit[0]) == std::string_view::npos)) throw wrong();
+  const double factor = unit.empty() ? 1.0 : std::exp2(10.0 * static_cast<double>(kUnits.find(unit[0]) + 1));
+  const double bytes = number * factor;
+  if (!(bytes >= 1.0 && bytes < 0x1p63)) throw wrong();
+  return static_cast<std::size_t>(bytes);
+}
+
+}  // namespace ringscan

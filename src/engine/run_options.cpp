@@ -1,0 +1,292 @@
+#include "engine/run_options.hpp"
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <utility>
+
+namespace ringscan {
+
+namespace {
+
+/// A configuration in the making: mechanisms' parameters apart from the heads that have them.
+struct Draft {
+  RunConfig config;
+  SoftmaxParams softmax;
+  StickBreakingParams stick;
+  std::string mechanism;
+  std::vector<int> softmax_heads;
+  std::vector<int> stick_heads;
+};
+
+template <typename Value>
+Value parse_choice(const Setting& setting, std::initializer_list<std::pair<std::string_view, Value>> choices,
+                   std::string_view wanted) {
+  for (const auto& [name, value] : choices) {
+    if (setting.value == name) return value;
+  }
+  throw wrong_value(setting, wanted);
+}
+
+/// Parsers that know nothing of where their text was given.
+template <typename Parse>
+auto parse_in_place(const Setting& setting, Parse&& parse) {
+  try {
+    return parse(setting.value);
+  } catch (const Error& error) {
+    throw bad_input(setting.where + ": " + error.what());
+  }
+}
+
+std::string parse_text(const Setting& setting, std::string_view wanted) {
+  if (setting.value.empty()) throw wrong_value(setting, wanted);
+  return setting.value;
+}
+
+void set_mechanism(Draft& draft, const Setting& setting) {
+  for (const char* name : {"softmax", "stick-breaking"}) {
+    if (setting.value == name) draft.mechanism = name;
+  }
+  for (const char* name : {"cog", "sparse", "linear", "ssm", "mamba", "chela"}) {
+    if (setting.value == name) {
+      throw bad_input(setting.where + ": " + name + " is not in this version, want softmax or stick-breaking");
+    }
+  }
+  if (draft.mechanism.empty()) throw wrong_value(setting, "softmax or stick-breaking");
+}
+
+void set_outputs(Draft& draft, const Setting& setting) {
+  constexpr const char* kWanted = "a list of lse, remainder";
+  for (const std::string& output : split_list(setting, kWanted)) {
+    if (output == "lse") {
+      draft.config.want_lse = true;
+    } else if (output == "remainder") {
+      draft.config.want_remainder = true;
+    } else {
+      throw wrong_value(setting, kWanted);
+    }
+  }
+}
+
+double parse_epsilon(const Setting& setting) {
+  constexpr const char* kWanted = "a number from 0 (no early exit) to under 1";
+  const double epsilon = parse_number(setting, kWanted);
+  if (!(epsilon >= 0.0 && epsilon < 1.0)) throw wrong_value(setting, kWanted);
+  return epsilon;
+}
+
+using Apply = void (*)(Draft&, const Setting&);
+
+struct RunOption {
+  OptionInfo info;
+  Apply apply;
+};
+
+const std::vector<RunOption>& file_options() {
+  static const std::vector<RunOption> options = {
+      {{"input", "FILE", "activations to read (HDF5, see docs/activation-files.md)"},
+       [](Draft& d, const Setting& s) { d.config.input = parse_text(s, "a file name"); }},
+      {{"output", "FILE", "where the results go; not needed with --dry-run"},
+       [](Draft& d, const Setting& s) { d.config.output = parse_text(s, "a file name"); }},
+      {{"layers", "GLOB", "layer groups to take (default *: all)"},
+       [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
+      {{"outputs", "LIST", "results beside o: lse (softmax), remainder (stick-breaking), comma-separated"},
+       set_outputs},
+      {{"output-dtype", "TYPE", "float64, float32, float16 or bfloat16 (default: the input's)"},
+       [](Draft& d, const Setting& s) {
+         d.config.output_dtype = parse_in_place(s, [](const std::string& name) { return parse_element_type(name); });
+       }},
+      {{"overwrite", "on|off", "replace an output that exists", true},
+       [](Draft& d, const Setting& s) { d.config.overwrite = parse_switch(s); }},
+      {{"allow-nonfinite", "on|off", "take an input that holds NaN or infinity", true},
+       [](Draft& d, const Setting& s) { d.config.allow_nonfinite = parse_switch(s); }},
+      {{"report", "FILE", "write a JSON report: plan, seconds by phase, TFLOP/s, bytes, memory"},
+       [](Draft& d, const Setting& s) { d.config.report = parse_text(s, "a file name"); }},
+  };
+  return options;
+}
+
+const std::vector<RunOption>& mechanism_options() {
+  static const std::vector<RunOption> options = {
+      {{"mechanism", "NAME", "the mechanism of all heads: softmax or stick-breaking"}, set_mechanism},
+      {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"},
+       [](Draft& d, const Setting& s) { d.softmax_heads = parse_in_place(s, parse_head_list); }},
+      {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"},
+       [](Draft& d, const Setting& s) { d.stick_heads = parse_in_place(s, parse_head_list); }},
+      {{"causal", "on|off", "keys up to the query alone (default on; off: softmax only)", true},
+       [](Draft& d, const Setting& s) { d.softmax.causal = parse_switch(s); }},
+      {{"softmax.window", "TOKENS", "only keys under this far from the query (default 0: all)"},
+       [](Draft& d, const Setting& s) {
+         d.softmax.window = parse_whole_number(s, 0, Band::kUnbounded, "a number of tokens, 0 (all) or more");
+       }},
+      {{"stick-breaking.epsilon", "NUMBER",
+        "a row is done once less than this of its stick is left (default 2^-24; 0: never)"},
+       [](Draft& d, const Setting& s) { d.stick.epsilon = parse_epsilon(s); }},
+      {{"stick-breaking.attend-current", "on|off", "a query sees its own key too (default off)", true},
+       [](Draft& d, const Setting& s) { d.stick.attend_current = parse_switch(s); }},
+      {{"stick-breaking.remainder", "POLICY",
+        "what becomes of the stick that is left: drop (default), value (times the token's own v) or vector (times "
+        "remainder_value of the file)"},
+       [](Draft& d, const Setting& s) {
+         d.stick.remainder = parse_choice<RemainderPolicy>(s,
+                                                           {{"drop", RemainderPolicy::kDrop},
+                                                            {"value", RemainderPolicy::kValue},
+                                                            {"vector", RemainderPolicy::kVector}},
+                                                           "drop, value or vector");
+       }},
+      {{"scale", "NUMBER", "factor on <q, k> (default 1/sqrt(head_dim))"},
+       [](Draft& d, const Setting& s) { d.config.scale = parse_number(s, "a finite number"); }},
+  };
+  return options;
+}
+
+const std::vector<RunOption>& execution_options() {
+  static const std::vector<RunOption> options = {
+      {{"backend", "NAME", "auto (default: cuda where a device is there), cpu or cuda"},
+       [](Draft& d, const Setting& s) {
+         constexpr const char* kWanted = "auto, cpu or cuda";
+         d.config.backend = parse_choice<const char*>(s, {{"auto", "auto"}, {"cpu", "cpu"}, {"cuda", "cuda"}}, kWanted);
+       }},
+      {{"layout", "NAME", "which tokens a rank holds: auto (default), contiguous or zigzag"},
+       [](Draft& d, const Setting& s) {
+         d.config.layout = parse_choice<std::optional<LayoutKind>>(
+             s, {{"auto", std::nullopt}, {"contiguous", LayoutKind::kContiguous}, {"zigzag", LayoutKind::kZigzag}},
+             "auto, contiguous or zigzag");
+       }},
+      {{"reproducible", "on|off", "the same bits for every number of ranks", true},
+       [](Draft& d, const Setting& s) { d.config.reproducible = parse_switch(s); }},
+      {{"memory", "SIZE", "the most a rank may use, such as 16G (default: what it has)"},
+       [](Draft& d, const Setting& s) { d.config.memory_bytes = parse_in_place(s, parse_memory_size); }},
+      {{"progress", "MODE", "auto (default: a bar on a terminal, lines in a log), on (a bar) or off"},
+       [](Draft& d, const Setting& s) {
+         d.config.progress = parse_choice<ProgressMode>(
+             s, {{"auto", ProgressMode::kAuto}, {"on", ProgressMode::kOn}, {"off", ProgressMode::kOff}},
+             "auto, on or off");
+       }},
+      {{"dry-run", "on|off", "print the plan (layout, steps, bytes, memory a rank) and compute nothing", true},
+       [](Draft& d, const Setting& s) { d.config.dry_run = parse_switch(s); }},
+  };
+  return options;
+}
+
+const std::vector<RunOption>& all_options() {
+  static const std::vector<RunOption> options = [] {
+    std::vector<RunOption> all = file_options();
+    all.insert(all.end(), mechanism_options().begin(), mechanism_options().end());
+    all.insert(all.end(), execution_options().begin(), execution_options().end());
+    return all;
+  }();
+  return options;
+}
+
+/// What was given, by name; for messages about combinations.
+using Given = std::map<std::string, const Setting*>;
+
+/// Where each of `names` was given, if one was.
+const Setting* first_given(const Given& given, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    if (const auto found = given.find(name); found != given.end()) return found->second;
+  }
+  return nullptr;
+}
+
+void assign_heads(Draft& draft, const Given& given) {
+  const Setting* heads = first_given(given, {"heads.softmax", "heads.stick-breaking"});
+  auto& assignments = draft.config.assignments;
+  if (heads == nullptr) {
+    if (draft.mechanism.empty()) {
+      throw bad_input("no mechanism: want --mechanism softmax or stick-breaking, or --heads.MECHANISM for a hybrid");
+    }
+    if (draft.mechanism == "softmax") {
+      assignments.push_back({draft.softmax, {}});
+    } else {
+      assignments.push_back({draft.stick, {}});
+    }
+    return;
+  }
+  if (!draft.mechanism.empty()) {
+    throw bad_input(heads->where + ": cannot be given with mechanism = " + draft.mechanism +
+                    ", which has all heads: want one of the two");
+  }
+  for (const int head : draft.softmax_heads) {
+    if (std::binary_search(draft.stick_heads.begin(), draft.stick_heads.end(), head)) {
+      throw bad_input(given.at("heads.stick-breaking")->where + ": head " + std::to_string(head) +
+                      " is in heads.softmax too, want one mechanism a head");
+    }
+  }
+  if (!draft.softmax_heads.empty()) assignments.push_back({draft.softmax, draft.softmax_heads});
+  if (!draft.stick_heads.empty()) assignments.push_back({draft.stick, draft.stick_heads});
+}
+
+/// An option that no head would heed is a mistake, not a preference.
+void check_mechanism_options(const Draft& draft, const Given& given) {
+  bool has_softmax = false;
+  bool has_stick = false;
+  for (const HeadAssignment& assignment : draft.config.assignments) {
+    (std::holds_alternative<SoftmaxParams>(assignment.mechanism) ? has_softmax : has_stick) = true;
+  }
+  if (!draft.softmax.causal && has_stick) {
+    throw bad_input(given.at("causal")->where + ": stick-breaking is causal, want causal = off with softmax alone");
+  }
+  const Setting* softmax_only = first_given(given, {"softmax.window"});
+  if (softmax_only != nullptr && !has_softmax) {
+    throw bad_input(softmax_only->where + ": no head has softmax, want it left out or a head with softmax");
+  }
+  const Setting* stick_only =
+      first_given(given, {"stick-breaking.epsilon", "stick-breaking.attend-current", "stick-breaking.remainder"});
+  if (stick_only != nullptr && !has_stick) {
+    throw bad_input(stick_only->where + ": no head has stick-breaking, want it left out or a head with stick-breaking");
+  }
+  if (draft.config.want_lse && !has_softmax) {
+    throw bad_input(given.at("outputs")->where + ": found lse, which softmax alone has, and no head has softmax");
+  }
+  if (draft.config.want_remainder && !has_stick) {
+    throw bad_input(given.at("outputs")->where +
+                    ": found remainder, which stick-breaking alone has, and no head has stick-breaking");
+  }
+}
+
+void check_files(const RunConfig& config) {
+  if (config.input.empty()) throw bad_input("no input: want --input FILE");
+  if (config.output.empty() && !config.dry_run) throw bad_input("no output: want --output FILE (or --dry-run)");
+  const auto plain = [](const std::string& name) { return std::filesystem::path(name).lexically_normal(); };
+  if (plain(config.output) == plain(config.input)) {
+    throw bad_input("output: found " + config.output + ", which is the input too, want another file");
+  }
+  if (!config.report.empty() &&
+      (plain(config.report) == plain(config.input) || plain(config.report) == plain(config.output))) {
+    throw bad_input("report: found " + config.report + ", which is the input or output too, want another file");
+  }
+}
+
+}  // namespace
+
+std::span<const OptionInfo> run_option_infos() {
+  static const std::vector<OptionInfo> infos = [] {
+    std::vector<OptionInfo> all;
+    for (const RunOption& option : all_options()) all.push_back(option.info);
+    return all;
+  }();
+  return infos;
+}
+
+RunConfig make_run_config(const std::vector<Setting>& settings) {
+  Draft draft;
+  Given given;
+  for (const Setting& setting : settings) {
+    const auto option = std::find_if(all_options().begin(), all_options().end(),
+                                     [&](const RunOption& known) { return known.info.name == setting.name; });
+    if (option == all_options().end()) throw unknown_setting(setting, run_option_infos());
+    option->apply(draft, setting);
+    given[setting.name] = &setting;
+  }
+  assign_heads(draft, given);
+  check_mechanism_options(draft, given);
+  check_files(draft.config);
+  if (draft.config.reproducible && draft.config.layout == LayoutKind::kZigzag) {
+    throw bad_input(given.at("layout")->where + ": found zigzag with reproducible, want layout auto or contiguous");
+  }
+  return draft.config;
+}
+
+}  // namespace ringscan
