@@ -1,0 +1,59 @@
+#pragma once
+// The command line: what each command was asked to do.
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/run_config.hpp"
+#include "engine/synthetic_activations.hpp"
+
+namespace ringscan {
+
+struct GenerateOptions {
+  std::string output;
+  SyntheticSpec spec;
+  bool overwrite = false;
+};
+
+struct VerifyOptions {
+  std::string input;
+  std::string output;
+  std::optional<std::int64_t> rows = 256;  ///< sampled rows; none: all
+  std::uint64_t seed = 0;                  ///< of the sample
+  std::optional<double> tolerance;         ///< relative to max|v|; default: the bound of the output's type
+  std::string report;                      ///< a file for the JSON report; empty: none
+};
+
+struct InspectOptions {
+  std::string file;
+  bool as_json = false;
+};
+
+struct BenchOptions {
+  std::string what = "kernels";
+  std::vector<std::int64_t> seq_lens = {32768};
+  std::vector<std::int64_t> head_dims = {64, 128};
+  std::vector<std::string> mechanisms = {"softmax", "stick-breaking"};
+  int repeats = 3;
+  std::string json;  ///< a file for JSON lines; empty: none
+};
+
+/// A parsed command line.
+struct Invocation {
+  std::variant<RunConfig, GenerateOptions, VerifyOptions, InspectOptions, BenchOptions> command;
+  std::optional<int> ranks;  ///< threads to run as ranks; none: not asked for
+  std::string log_level = "info";
+};
+
+/// The text for `--help`, `COMMAND --help` or `--version`, where `arguments` ask for one; it needs no ranks.
+/// @throws Error(kBadInput) on an unknown command.
+std::optional<std::string> help_text(const std::vector<std::string>& arguments);
+
+/// `arguments` are those after the program's name. Reads the file that --config names; the command line wins over it.
+/// @throws Error(kBadInput): one line naming the option (and file and line), what was found and what is wanted.
+Invocation parse_command_line(const std::vector<std::string>& arguments);
+
+}  // namespace ringscan

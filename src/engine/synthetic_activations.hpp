@@ -1,0 +1,52 @@
+#pragma once
+// Activations made from a seed: every element is a function of its place in the dataset, so that a file is the same
+// bit for bit for any number of ranks.
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/element_type.hpp"
+#include "io/file_access.hpp"
+
+namespace ringscan {
+
+enum class SyntheticKind {
+  kNormal,     ///< q, k and v standard normal
+  kLongStick,  ///< v standard normal; scores of mean -12 and deviation 1.5, so that a stick outlasts 10^5 keys
+};
+
+std::string_view name_of(SyntheticKind kind);
+
+struct SyntheticSpec {
+  std::int64_t batch = 1;
+  std::int64_t seq_len = 0;
+  std::int64_t num_heads = 8;
+  std::int64_t num_kv_heads = 8;
+  std::int64_t head_dim = 64;
+  std::int64_t v_dim = 64;
+  std::int64_t num_layers = 1;
+  ElementType dtype = ElementType::kFloat32;
+  std::uint64_t seed = 0;
+  SyntheticKind kind = SyntheticKind::kNormal;
+
+  /// Of the whole file.
+  std::int64_t payload_bytes() const;
+};
+
+enum class SyntheticDataset { kQ, kK, kV };
+
+/// Writes the elements [first, first + out.size()) of a layer's dataset, counted in row-major order over
+/// [batch, seq, heads, dim], before they are rounded to the file's type.
+void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
+                    std::span<float> out);
+
+/// Collective. Writes /layers/0, /layers/1, ... with q, k and v, each rank its share of the tokens in slabs of bounded
+/// size; `on_progress` is told the share done (0 to 1) after each.
+/// @throws Error(kBadInput) as ActivationWriter does.
+void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::string& path, bool overwrite,
+                     const std::function<void(double)>& on_progress);
+
+}  // namespace ringscan
