@@ -1,0 +1,159 @@
+// ringscan bench kernels: each block kernel beside the ceilings, measured in one run and one thread.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <vector>
+
+#include "apps/commands.hpp"
+#include "apps/peer_sgemm.hpp"
+#include "core/buffer.hpp"
+#include "core/error.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/run.hpp"
+#include "io/report.hpp"
+#include "kernels/cpu/fma_peak.hpp"
+
+namespace ringscan {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kPeakSampleSeconds = 0.01;
+constexpr double kPeakIntervalSeconds = 0.2;
+
+/// Measures the FMA peak again and again while a kernel runs (and takes that time off it), since the clock of a shared
+/// or thermally limited processor moves within seconds.
+class PeakSampler final : public Heartbeat {
+ public:
+  void beat() override {
+    if (since_.seconds() < kPeakIntervalSeconds) return;
+    sample();
+  }
+  void sample() {
+    const AddSeconds adder(seconds_);
+    peaks_.push_back(measure_fma_peak_gflops(kPeakSampleSeconds));
+    since_.lap();
+  }
+  /// Spent measuring since the last call.
+  double take_seconds() { return std::exchange(seconds_, 0.0); }
+  double mean_gflops() const {
+    double sum = 0.0;
+    for (const double peak : peaks_) sum += peak;
+    return sum / static_cast<double>(peaks_.size());
+  }
+
+ private:
+  Stopwatch since_;
+  double seconds_ = 0.0;
+  std::vector<double> peaks_;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+std::vector<float> normal_values(std::int64_t count, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+struct KernelFigures {
+  double gflops = 0.0;
+  double peak_gflops = 0.0;
+  double ratio = 0.0;
+};
+
+/// One head, one rank, causal, random normal input.
+template <typename Params>
+KernelFigures bench_kernel(Kernels& kernels, const Params& params, std::int64_t seq_len, std::int64_t head_dim,
+                           int repeats) {
+  const auto q = normal_values(seq_len * head_dim, 1);
+  const auto k = normal_values(seq_len * head_dim, 2);
+  const auto v = normal_values(seq_len * head_dim, 3);
+  const Shape4 shape{1, seq_len, 1, head_dim};
+  const HeadSlot slot{0, 0};
+  AttendTask task;
+  task.q = dense_any_view(q.data(), ElementType::kFloat32, shape);
+  task.k = dense_any_view(k.data(), ElementType::kFloat32, shape);
+  task.v = dense_any_view(v.data(), ElementType::kFloat32, shape);
+  task.slots = {&slot, 1};
+  task.query_run = task.key_run = {0, seq_len};
+  task.band = band_of(params);
+  task.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  std::vector<double> rates, peaks, ratios;
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    typename BlockOf<Params>::type block;
+    kernels.make(block, {1, seq_len, 1, head_dim}, nullptr);
+    PeakSampler sampler;
+    sampler.sample();
+    sampler.take_seconds();
+    const Stopwatch watch;
+    const AttendStats stats = kernels.attend(task, params, block, sampler);
+    const double seconds = watch.seconds() - sampler.take_seconds();
+    sampler.sample();
+    rates.push_back(4.0 * static_cast<double>(head_dim) * static_cast<double>(stats.pairs) / seconds * 1e-9);
+    peaks.push_back(sampler.mean_gflops());
+    ratios.push_back(rates.back() / peaks.back());
+  }
+  return {median(rates), median(peaks), median(ratios)};
+}
+
+KernelFigures bench_mechanism(Kernels& kernels, const std::string& mechanism, std::int64_t seq_len,
+                              std::int64_t head_dim, int repeats) {
+  if (mechanism == "softmax") return bench_kernel(kernels, SoftmaxParams{}, seq_len, head_dim, repeats);
+  StickBreakingParams dense;
+  dense.epsilon = 0.0;
+  return bench_kernel(kernels, dense, seq_len, head_dim, repeats);
+}
+
+}  // namespace
+
+int bench_command(Job& job, const BenchOptions& options) {
+  if (job.transport.world_size() != 1) throw bad_input("bench kernels measures one thread: run it with one rank");
+  const auto kernels = make_kernels("cpu");
+  std::string json_lines;
+  const auto add_json = [&](const Json& json) { json_lines += json.dump() + "\n"; };
+
+  std::printf("%s backend, %s, one thread; the FMA peak is measured every %.1f s while a kernel runs\n\n",
+              std::string(kernels->name()).c_str(), kernels->device().c_str(), kPeakIntervalSeconds);
+  const double peak = measure_fma_peak_gflops(0.5);
+  std::printf("%-44s %8.1f GFLOP/s\n", "fp32 FMA peak (register-only loop)", peak);
+  add_json({{"bench", "fma-peak"}, {"gflops", peak}});
+  for (const std::int64_t size : {std::int64_t{512}, std::int64_t{2048}}) {
+    const auto gflops = measure_onednn_sgemm_gflops(size);
+    if (!gflops) continue;
+    std::printf("oneDNN sgemm %4lld^3 %26s %8.1f GFLOP/s\n", static_cast<long long>(size), "", *gflops);
+    add_json({{"bench", "onednn-sgemm"}, {"size", size}, {"gflops", *gflops}});
+  }
+  std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "mechanism", "seq_len", "head_dim", "GFLOP/s", "peak then", "ratio");
+  for (const std::string& mechanism : options.mechanisms) {
+    for (const std::int64_t seq_len : options.seq_lens) {
+      for (const std::int64_t head_dim : options.head_dims) {
+        const KernelFigures figures = bench_mechanism(*kernels, mechanism, seq_len, head_dim, options.repeats);
+        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f\n", mechanism.c_str(), static_cast<long long>(seq_len),
+                    static_cast<long long>(head_dim), figures.gflops, figures.peak_gflops, figures.ratio);
+        std::fflush(stdout);
+        add_json({{"bench", "kernel"},
+                  {"mechanism", mechanism},
+                  {"seq_len", seq_len},
+                  {"head_dim", head_dim},
+                  {"gflops", figures.gflops},
+                  {"peak_gflops", figures.peak_gflops},
+                  {"ratio", figures.ratio}});
+      }
+    }
+  }
+  if (!options.json.empty()) write_json_file(job.transport, options.json, json_lines);
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace ringscan

@@ -1,0 +1,171 @@
+// One head group round the ring, against the oracle: every mechanism, layout, odd length and number of ranks; compiled
+// once with ranks as threads and once under mpirun.
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "comm/local_transport.hpp"
+#include "tests/comm/worlds.hpp"
+#include "tests/support/attention_problem.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace ringscan;
+using namespace ringscan::testing;
+using ringscan::test::expect;
+using ringscan::test::for_each_world;
+
+namespace {
+
+Mechanism softmax(bool causal, std::int64_t window) {
+  return SoftmaxParams{causal, window};
+}
+
+Mechanism stick(bool attend_current, double epsilon, RemainderPolicy remainder = RemainderPolicy::kDrop) {
+  return StickBreakingParams{attend_current, remainder, epsilon};
+}
+
+std::vector<Mechanism> all_mechanisms() {
+  return {softmax(true, 0),  softmax(false, 0),     softmax(true, 1),
+          softmax(true, 50), softmax(false, 9),     stick(false, 0.0),
+          stick(true, 0.0),  stick(false, 0x1p-24), stick(true, 0x1p-24, RemainderPolicy::kValue)};
+}
+
+double tolerance_of(const Mechanism& mechanism, const AttentionProblem& problem) {
+  const auto* params = std::get_if<StickBreakingParams>(&mechanism);
+  return (1e-5 + (params != nullptr ? params->epsilon : 0.0)) * std::max(1.0, max_abs(problem.v));
+}
+
+/// Runs over all worlds, both layouts and several alignments.
+void check_everywhere(const AttentionProblem& problem, const Mechanism& mechanism) {
+  const AttentionResult exact = exact_result(problem, mechanism);
+  const double tolerance = tolerance_of(mechanism, problem);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    for (const LayoutKind kind : {LayoutKind::kContiguous, LayoutKind::kZigzag}) {
+      for (const std::int64_t tile : {1, 16, 64}) {
+        const SequenceLayout layout(kind, problem.seq_len, transport.world_size(), tile);
+        const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+        expect(transport, max_abs_difference(run.whole.o, exact.o) <= tolerance);
+        expect(transport, max_abs_difference(run.whole.statistic, exact.statistic) <= 2.0 * tolerance);
+      }
+    }
+  });
+}
+
+AttentionProblem make_problem(std::int64_t seq_len, std::int64_t num_heads, std::int64_t num_kv_heads,
+                              std::int64_t head_dim, std::int64_t v_dim, std::int64_t batch = 1,
+                              ElementType type = ElementType::kFloat32) {
+  AttentionProblem problem;
+  problem.seq_len = seq_len;
+  problem.num_heads = num_heads;
+  problem.num_kv_heads = num_kv_heads;
+  problem.head_dim = head_dim;
+  problem.v_dim = v_dim;
+  problem.batch = batch;
+  problem.type = type;
+  problem.seed = static_cast<std::uint32_t>(seq_len);
+  problem.fill();
+  return problem;
+}
+
+}  // namespace
+
+TEST_CASE("a pass over the ring equals the oracle at odd lengths and empty shards") {
+  for (const std::int64_t seq_len : {1, 2, 5, 37, 130}) {
+    const AttentionProblem problem = make_problem(seq_len, 2, 1, 8, 8);
+    for (const Mechanism& mechanism : all_mechanisms()) check_everywhere(problem, mechanism);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a pass over the ring equals the oracle with grouped KV heads, batch, and v_dim unlike head_dim") {
+  const AttentionProblem problem = make_problem(301, 6, 3, 20, 12, 2);
+  for (const Mechanism& mechanism :
+       {softmax(true, 0), softmax(false, 0), softmax(true, 70), stick(false, 0.0), stick(false, 0x1p-24)}) {
+    check_everywhere(problem, mechanism);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a pass over the ring takes 16-bit keys as they are") {
+  for (const ElementType type : {ElementType::kFloat16, ElementType::kBfloat16}) {
+    const AttentionProblem problem = make_problem(157, 4, 2, 32, 16, 1, type);
+    for (const Mechanism& mechanism : {softmax(true, 0), stick(false, 0.0)}) check_everywhere(problem, mechanism);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a contiguous layout on the global grid gives the same bits for any number of ranks") {
+  const AttentionProblem problem = make_problem(1000, 2, 1, 16, 16);
+  for (const Mechanism& mechanism : all_mechanisms()) {
+    AttentionResult one_rank;
+    run_ranks(1, [&](Transport& transport) {
+      const auto kernels = make_cpu_kernels();
+      const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, 1, 64);
+      one_rank = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels).whole;
+    });
+    for_each_world([&](Transport& transport) {
+      const auto kernels = make_cpu_kernels();
+      const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 64);
+      const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+      expect(transport, run.whole.o == one_rank.o);
+      expect(transport, run.whole.statistic == one_rank.statistic);
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("early exit ends the ring on all ranks, within epsilon") {
+  AttentionProblem problem = make_problem(1500, 1, 1, 8, 8);
+  const Mechanism mechanism = stick(false, 0x1p-24);
+  const AttentionResult exact = exact_result(problem, mechanism);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
+    const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+    expect(transport, max_abs_difference(run.whole.o, exact.o) <= 2e-5 * max_abs(problem.v));
+    // Random sticks are gone after some tens of keys; rank 0's neighbours need its keys, later ranks nobody's.
+    if (transport.world_size() >= 7) expect(transport, run.pass.steps_saved >= 3);
+    if (transport.rank() == transport.world_size() - 1) expect(transport, run.pass.stats.tiles_skipped > 0);
+  });
+  SUCCEED();
+}
+
+TEST_CASE("long sticks are carried through every rank") {
+  AttentionProblem problem = make_problem(700, 2, 2, 16, 16);
+  problem.q_offset = 6.0;  // scores about -9
+  problem.fill();
+  for (const Mechanism& mechanism : {stick(false, 0.0), stick(false, 0x1p-24)}) check_everywhere(problem, mechanism);
+  SUCCEED();
+}
+
+TEST_CASE("a window cuts the ring short") {
+  const AttentionProblem problem = make_problem(700, 1, 1, 8, 8);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
+    const RankRun full = run_over_ranks(problem, softmax(true, 0), layout, 64, transport, *kernels);
+    const RankRun cut = run_over_ranks(problem, softmax(true, 32), layout, 64, transport, *kernels);
+    if (transport.world_size() >= 3) {
+      expect(transport, cut.pass.steps_taken == 2);
+      expect(transport, full.pass.steps_taken == transport.world_size());
+      if (transport.rank() == 1) expect(transport, cut.pass.sent_bytes < full.pass.sent_bytes);
+    }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a pass holds two KV buffers and one accumulator, whatever the number of ranks") {
+  const AttentionProblem problem = make_problem(640, 2, 1, 16, 16);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
+    const RankRun run = run_over_ranks(problem, softmax(true, 0), layout, 64, transport, *kernels);
+    const std::int64_t tokens = layout.max_local_tokens();
+    const std::size_t kv_bytes = static_cast<std::size_t>(tokens * (16 + 16)) * sizeof(float);
+    const std::size_t accumulator_bytes = kernels->block_bytes(softmax(true, 0), {1, tokens, 2, 16});
+    expect(transport, run.peak_bytes <= (transport.world_size() > 1 ? 2 * kv_bytes : 0) + accumulator_bytes);
+  });
+  SUCCEED();
+}
