@@ -138,7 +138,7 @@ const std::vector<OptionInfo>& verify_options() {
   static const std::vector<OptionInfo> options = {
       {"input", "FILE", "the activations that were read"},
       {"output", "FILE", "the results to check against the fp64 oracle"},
-      {"rows", "N|all", "rows to check of each head, sampled, or all of them (default 256)"},
+      {"rows", "N|all", "rows to check of each layer, sampled over its heads, or all of them (default 256)"},
       {"seed", "N", "another seed, another sample (default 0)"},
       {"tolerance", "NUMBER", "largest error allowed, relative to max|v| (default: by the output's type)"},
       {"report", "FILE", "write a JSON report"},
