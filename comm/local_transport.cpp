@@ -141,6 +141,8 @@ class LocalTransport final : public Transport {
     return std::make_unique<LocalTransport>(world_, meet("duplicate", {})->duplicate, rank_);
   }
 
+  void announce_failure() override { world_->fail(rank_); }
+
  private:
   std::shared_ptr<Round> meet(std::string_view call, std::string contribution) {
     auto round = world_->arrive(*group_, rank_, call, std::move(contribution));

@@ -74,6 +74,10 @@ class Transport : public RankGroup {
   /// True where a second thread may use a duplicate() of this while the first uses this.
   virtual bool supports_threads() const = 0;
 
+  /// This rank has failed and will make no more calls: where the transport can tell the other ranks, all calls, of this
+  /// rank's duplicates too, throw from now on. Processes have no such way; there the program ends the job.
+  virtual void announce_failure() {}
+
   /// Payload this rank has sent by exchange().
   std::size_t sent_bytes() const { return sent_bytes_; }
 
