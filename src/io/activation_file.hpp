@@ -22,6 +22,8 @@ struct DatasetInfo {
   ElementType type = ElementType::kFloat32;
   std::vector<std::int64_t> shape;
   bool is_chunked = false;
+  bool is_activation = true;  ///< false: its elements are none of our types; datasets() alone gives such a one
+  std::string found_type;     ///< as the file has it: "bfloat16", "64-bit integer"
 };
 
 /// The part of a [batch, seq, head, dim] (or [batch, seq, head]: dim 1) dataset one rank transfers: all of batch and
@@ -55,11 +57,13 @@ class ActivationReader {
   /// Not collective (like the next three: what they return was read, and agreed on, when the file was opened).
   /// @throws Error(kBadInput) where none matches.
   std::vector<std::string> layers(const std::string& glob = "*") const;
+  /// @throws Error(kBadInput) where it is there, but holds no floats.
   std::optional<DatasetInfo> find(const std::string& layer, const std::string& dataset) const;
   /// @throws Error(kBadInput) naming file, dataset, the shape found and the one wanted. -1 in `want`: any extent.
   DatasetInfo require(const std::string& layer, const std::string& dataset,
                       const std::vector<std::int64_t>& want) const;
-  /// All datasets of the file, in the order of their paths; `inspect` lists them.
+  /// All datasets of the file, those that hold no floats too, in the natural order of their paths; `inspect` lists
+  /// them.
   std::vector<DatasetInfo> datasets() const;
   /// Root attributes as text.
   std::map<std::string, std::string> attributes() const;
