@@ -4,6 +4,7 @@
 #include <boost/program_options.hpp>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <sstream>
@@ -22,23 +23,43 @@ constexpr int kStyle = po::command_line_style::allow_long | po::command_line_sty
 po::options_description boost_description(const std::vector<OptionInfo>& options) {
   po::options_description description("options", 118, 70);
   for (const OptionInfo& option : options) {
-    auto* value = po::value<std::string>()->value_name(option.value);
-    if (option.is_switch) value->implicit_value("on");
+    auto* value = po::value<std::string>()->value_name(option.is_switch ? "[" + option.value + "]" : option.value);
     description.add_options()(option.name.c_str(), value, option.help.c_str());
   }
   return description;
 }
 
 std::string read_text(const std::string& path) {
+  errno = 0;
   std::ifstream file(path);
-  std::ostringstream text;
-  if (file) text << file.rdbuf();
-  // A folder opens but does not read; an empty file sets failbit on `text` alone.
-  if (!file || file.bad()) {
-    const int reason = errno;
-    throw bad_input("--config: cannot read " + path + ": " + std::strerror(reason));
+  const bool is_folder = std::filesystem::is_directory(path);
+  if (!file || is_folder) {
+    throw bad_input("--config: cannot read " + path + ": " + std::strerror(is_folder ? EISDIR : errno));
   }
+  std::ostringstream text;
+  text << file.rdbuf();
   return text.str();
+}
+
+/// A bare switch is on, and takes the next word only where that is a switch's value: so `--overwrite FILE` and
+/// `--causal off` both say what they seem to.
+std::vector<std::string> with_switch_values(const std::vector<std::string>& arguments,
+                                            const std::vector<OptionInfo>& options) {
+  const auto is_switch = [&](const std::string& argument) {
+    return std::any_of(options.begin(), options.end(),
+                       [&](const OptionInfo& option) { return option.is_switch && argument == "--" + option.name; });
+  };
+  std::vector<std::string> result;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    result.push_back(arguments[i]);
+    if (!is_switch(arguments[i])) continue;
+    if (i + 1 < arguments.size() && switch_value(arguments[i + 1])) {
+      result.back().append("=").append(arguments[++i]);
+    } else {
+      result.back().append("=on");
+    }
+  }
+  return result;
 }
 
 po::parsed_options as_parsed(const std::vector<Setting>& settings, const po::options_description& description) {
@@ -70,8 +91,11 @@ std::vector<Setting> OptionSet::parse(const std::vector<std::string>& arguments)
   po::variables_map values;
   Places places;
   try {
-    po::parsed_options given =
-        po::command_line_parser(arguments).options(description).style(kStyle).allow_unregistered().run();
+    po::parsed_options given = po::command_line_parser(with_switch_values(arguments, options_))
+                                   .options(description)
+                                   .style(kStyle)
+                                   .allow_unregistered()
+                                   .run();
     for (auto& option : given.options) {
       if (option.unregistered) {
         const std::string name = option.string_key;

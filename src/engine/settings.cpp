@@ -149,14 +149,20 @@ Error wrong_value(const Setting& setting, std::string_view wanted) {
   return bad_input(setting.where + ": found '" + setting.value + "', want " + std::string(wanted));
 }
 
-bool parse_switch(const Setting& setting) {
+std::optional<bool> switch_value(std::string_view word) {
   for (const char* on : {"on", "true", "yes", "1"}) {
-    if (setting.value == on) return true;
+    if (word == on) return true;
   }
   for (const char* off : {"off", "false", "no", "0"}) {
-    if (setting.value == off) return false;
+    if (word == off) return false;
   }
-  throw wrong_value(setting, "on or off");
+  return std::nullopt;
+}
+
+bool parse_switch(const Setting& setting) {
+  const std::optional<bool> value = switch_value(setting.value);
+  if (!value) throw wrong_value(setting, "on or off");
+  return *value;
 }
 
 double parse_number(const Setting& setting, std::string_view wanted) {

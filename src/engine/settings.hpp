@@ -3,6 +3,7 @@
 // that say where the value was given.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,7 +44,10 @@ Error unknown_setting(const Setting& setting, std::span<const OptionInfo> known)
 /// "WHERE: found 'VALUE', want WANTED".
 Error wrong_value(const Setting& setting, std::string_view wanted);
 
-/// on, true, yes, 1 and off, false, no, 0. @throws Error(kBadInput), as all of these.
+/// on, true, yes, 1 and off, false, no, 0; nothing for another word.
+std::optional<bool> switch_value(std::string_view word);
+
+/// A switch_value(). @throws Error(kBadInput), as all of these.
 bool parse_switch(const Setting& setting);
 /// A finite number.
 double parse_number(const Setting& setting, std::string_view wanted);
