@@ -1,0 +1,266 @@
+#include "engine/verify.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/layer_io.hpp"
+#include "engine/row_sample.hpp"
+#include "engine/run_config.hpp"
+#include "engine/verify_head.hpp"
+#include "io/activation_file.hpp"
+
+namespace ringscan {
+namespace {
+
+constexpr double kStatisticBound = 1e-5;
+/// Rows of a head that meet its keys together; more would not fit beside each other for `rows all` on a long sequence.
+constexpr std::size_t kRowsAtOnce = 8192;
+
+double bound_of(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat16:
+      return 2e-3;
+    case ElementType::kBfloat16:
+      return 1e-2;
+    case ElementType::kFloat64:
+    case ElementType::kFloat32:
+      break;
+  }
+  return 1e-5;
+}
+
+double epsilon_of(const Mechanism& mechanism) {
+  const auto* stick = std::get_if<StickBreakingParams>(&mechanism);
+  return stick != nullptr ? stick->epsilon : 0.0;
+}
+
+std::string attribute(const ActivationReader& reader, const std::string& name) {
+  const auto attributes = reader.attributes();
+  const auto found = attributes.find(name);
+  if (found != attributes.end()) return found->second;
+  throw bad_input(reader.path() + ": found no attribute '" + name + "'; want a complete output of `ringscan run`");
+}
+
+RunConfig read_configuration(const ActivationReader& output) {
+  const std::string complete = attribute(output, "complete");
+  if (complete != "1") {
+    throw bad_input(output.path() + ": attribute 'complete' is " + complete + "; want a complete output (1)");
+  }
+  return parse_run_config(attribute(output, "configuration"));
+}
+
+LayerFiles open_layer(ActivationReader& input, ActivationReader& output, const std::string& layer,
+                      const RunConfig& config) {
+  LayerFiles files;
+  files.input = &input;
+  files.output = &output;
+  files.shape = inspect_layer(input, layer, config);
+  const LayerShape& shape = files.shape;
+  files.q = *input.find(layer, "q");
+  files.k = *input.find(layer, "k");
+  files.v = *input.find(layer, "v");
+  files.o = output.require(layer, "o", {shape.batch, shape.seq_len, shape.num_heads, shape.v_dim});
+  return files;
+}
+
+std::optional<DatasetInfo> find_statistic(const LayerFiles& files, const char* name) {
+  const LayerShape& shape = files.shape;
+  if (!files.output->find(shape.name, name)) return std::nullopt;
+  return files.output->require(shape.name, name, {shape.batch, shape.seq_len, shape.num_heads});
+}
+
+/// Collective. max |v| of each batch item and KV head; each rank looks through a share of the tokens.
+std::vector<double> find_largest_v(const LayerFiles& files, RankGroup& group) {
+  constexpr std::int64_t kReadTokens = 8192;
+  const LayerShape& shape = files.shape;
+  std::vector<double> largest(static_cast<std::size_t>(shape.batch * shape.num_kv_heads), 0.0);
+  run_collectively(group, [&] {
+    const std::int64_t share = ceil_div(shape.seq_len, group.world_size());
+    const TokenRun all{0, shape.seq_len};
+    const TokenRun mine = intersect(all, TokenRun{group.rank() * share, (group.rank() + 1) * share});
+    for (std::int64_t begin = mine.begin; begin < mine.end; begin += kReadTokens) {
+      const TokenRun run = intersect(mine, TokenRun{begin, begin + kReadTokens});
+      for (std::size_t i = 0; i < largest.size(); ++i) {
+        const auto slot = static_cast<std::int64_t>(i);
+        for (const double x :
+             read_head_rounded(*files.input, files.v, slot / shape.num_kv_heads, run, slot % shape.num_kv_heads)) {
+          largest[i] = std::max(largest[i], std::abs(x));
+        }
+      }
+    }
+  });
+  group.all_reduce(largest, ReduceOp::kMax);
+  return largest;
+}
+
+/// Collective.
+std::vector<double> read_remainder_vectors(const LayerFiles& files, const RunConfig& config) {
+  const bool wanted = std::any_of(config.assignments.begin(), config.assignments.end(), [](const auto& assignment) {
+    const auto* stick = std::get_if<StickBreakingParams>(&assignment.mechanism);
+    return stick != nullptr && stick->remainder == RemainderPolicy::kVector;
+  });
+  if (!wanted) return {};
+  std::vector<double> vectors = files.input->read_whole(*files.input->find(files.shape.name, "remainder_value"));
+  for (double& x : vectors) x = static_cast<float>(x);
+  return vectors;
+}
+
+void keep_worst(DatasetCheck& check, const RowError& row) {
+  const auto place = std::upper_bound(check.worst.begin(), check.worst.end(), row,
+                                      [](const RowError& a, const RowError& b) { return a.error > b.error; });
+  check.worst.insert(place, row);
+  if (check.worst.size() > DatasetCheck::kWorstRows) check.worst.pop_back();
+}
+
+/// Collective. The check becomes that of all ranks' rows.
+void merge(DatasetCheck& check, RankGroup& group) {
+  constexpr std::size_t kFields = 5;
+  const auto ranks = static_cast<std::size_t>(group.world_size());
+  std::vector<double> table(ranks * DatasetCheck::kWorstRows * kFields, 0.0);
+  double* mine = table.data() + static_cast<std::size_t>(group.rank()) * DatasetCheck::kWorstRows * kFields;
+  for (const RowError& row : check.worst) {
+    *mine++ = 1.0;
+    *mine++ = static_cast<double>(row.batch);
+    *mine++ = static_cast<double>(row.query);
+    *mine++ = static_cast<double>(row.head);
+    *mine++ = row.error;
+  }
+  group.all_reduce(table, ReduceOp::kSum);
+  check.worst.clear();
+  for (const double* row = table.data(); row < table.data() + table.size(); row += kFields) {
+    if (row[0] == 0.0) continue;
+    keep_worst(check, {static_cast<std::int64_t>(row[1]), static_cast<std::int64_t>(row[2]),
+                       static_cast<std::int64_t>(row[3]), row[4]});
+  }
+  check.rows = group.all_reduce(check.rows, ReduceOp::kSum);
+}
+
+/// The rows of one mechanism's heads, as they are checked by this rank.
+class AssignmentCheck {
+ public:
+  AssignmentCheck(const LayerFiles& files, const Mechanism& mechanism, double scale, const VerifyRequest& request)
+      : files_(files), mechanism_(mechanism), scale_(scale) {
+    const bool is_softmax = std::holds_alternative<SoftmaxParams>(mechanism);
+    const char* statistic = is_softmax ? "lse" : "remainder";
+    const double epsilon = epsilon_of(mechanism);
+    o_.dataset = "o";
+    o_.bound = request.tolerance.value_or(bound_of(files.o.type)) + epsilon;
+    statistic_.dataset = statistic;
+    statistic_.bound = kStatisticBound + epsilon;
+    statistic_info_ = find_statistic(files, statistic);
+    for (DatasetCheck* check : {&o_, &statistic_}) {
+      check->layer = files.shape.name;
+      check->mechanism = name_of(mechanism);
+    }
+  }
+
+  /// Not collective.
+  void check(std::int64_t batch, int head, std::span<const std::int64_t> rows) {
+    for (std::size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
+      const auto part = rows.subspan(first, std::min(kRowsAtOnce, rows.size() - first));
+      const HeadErrors errors = check_head(files_, {mechanism_, scale_, batch, head, statistic_info_, part});
+      for (std::size_t i = 0; i < part.size(); ++i) {
+        add(o_, {batch, part[i], head, errors.o[i]});
+        if (statistic_info_) add(statistic_, {batch, part[i], head, errors.statistic[i]});
+      }
+    }
+  }
+
+  /// Collective.
+  void finish(RankGroup& group, std::vector<DatasetCheck>& checks) {
+    merge(o_, group);
+    checks.push_back(o_);
+    if (!statistic_info_) return;
+    merge(statistic_, group);
+    checks.push_back(statistic_);
+  }
+
+ private:
+  static void add(DatasetCheck& check, const RowError& row) {
+    ++check.rows;
+    keep_worst(check, row);
+  }
+
+  const LayerFiles& files_;
+  const Mechanism& mechanism_;
+  double scale_;
+  std::optional<DatasetInfo> statistic_info_;
+  DatasetCheck o_;
+  DatasetCheck statistic_;
+};
+
+/// This rank's share of a head's rows. The heavy late rows go round the ranks, beginning elsewhere for each head.
+std::vector<std::int64_t> rows_of_rank(const std::vector<std::int64_t>& rows, std::int64_t slot,
+                                       const RankGroup& group) {
+  std::vector<std::int64_t> mine;
+  const std::int64_t ranks = group.world_size();
+  for (std::int64_t i = (group.rank() + slot) % ranks; i < static_cast<std::int64_t>(rows.size()); i += ranks) {
+    mine.push_back(rows[static_cast<std::size_t>(i)]);
+  }
+  return mine;
+}
+
+std::vector<int> heads_of(const HeadAssignment& assignment, int num_heads) {
+  std::vector<int> heads = assignment.heads;
+  for (int head = 0; assignment.heads.empty() && head < num_heads; ++head) heads.push_back(head);
+  return heads;
+}
+
+/// Collective.
+void verify_layer(const VerifyRequest& request, const RunConfig& config, const LayerFiles& files,
+                  std::uint64_t layer_seed, RankGroup& group, std::vector<DatasetCheck>& checks) {
+  const LayerShape& shape = files.shape;
+  const double scale = config.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+  const std::int64_t rows_a_head =
+      request.rows ? ceil_div(*request.rows, std::max<std::int64_t>(1, shape.batch * shape.num_heads)) : shape.seq_len;
+  for (const HeadAssignment& assignment : config.assignments) {
+    std::optional<AssignmentCheck> check;
+    run_collectively(group, [&] {
+      check.emplace(files, assignment.mechanism, scale, request);
+      for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
+        for (const int head : heads_of(assignment, shape.num_heads)) {
+          const std::int64_t slot = batch * shape.num_heads + head;
+          const auto rows = sample_rows(shape.seq_len, rows_a_head, layer_seed + static_cast<std::uint64_t>(slot));
+          check->check(batch, head, rows_of_rank(rows, slot, group));
+        }
+      }
+    });
+    check->finish(group, checks);
+  }
+}
+
+}  // namespace
+
+bool VerifyReport::passed() const {
+  return std::all_of(checks.begin(), checks.end(), [](const DatasetCheck& check) { return check.passed(); });
+}
+
+VerifyReport verify(const VerifyRequest& request, FileAccess& access) {
+  const Stopwatch watch;
+  RankGroup& group = access.group();
+  VerifyReport report;
+  report.request = request;
+  ActivationReader output(access, request.output);
+  ActivationReader input(access, request.input);
+  RunConfig config;
+  std::vector<LayerFiles> layers;
+  run_collectively(group, [&] {
+    config = read_configuration(output);
+    report.configuration = attribute(output, "configuration");
+    report.backend = attribute(output, "backend");
+    for (const std::string& layer : output.layers()) layers.push_back(open_layer(input, output, layer, config));
+  });
+  std::uint64_t layer_seed = request.seed;
+  for (LayerFiles& files : layers) {
+    files.largest_v = find_largest_v(files, group);
+    files.remainder_vectors = read_remainder_vectors(files, config);
+    layer_seed = layer_seed * 6364136223846793005u + 1442695040888963407u;  // apart for each layer
+    verify_layer(request, config, files, layer_seed, group, report.checks);
+  }
+  report.seconds = group.all_reduce(watch.seconds(), ReduceOp::kMax);
+  return report;
+}
+
+}  // namespace ringscan

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/run_plan.hpp"
+#include "io/activation_file.hpp"
+#include "mechanism/mechanism.hpp"
+
+namespace ringscan {
+
+/// A layer's datasets in the input and in the output that is checked.
+struct LayerFiles {
+  ActivationReader* input = nullptr;
+  ActivationReader* output = nullptr;
+  LayerShape shape;
+  DatasetInfo q;
+  DatasetInfo k;
+  DatasetInfo v;
+  DatasetInfo o;
+  std::vector<double> largest_v;          ///< [batch, num_kv_heads]: max |v|
+  std::vector<double> remainder_vectors;  ///< [num_heads, v_dim]; empty where no head wants them
+};
+
+/// One head of one batch item, and its rows to check.
+struct HeadTask {
+  Mechanism mechanism;
+  double scale = 1.0;
+  std::int64_t batch = 0;
+  int head = 0;
+  std::optional<DatasetInfo> statistic;  ///< lse or remainder, where the output has it
+  std::span<const std::int64_t> rows;    ///< ascending
+};
+
+/// One a row; infinite where the output is NaN.
+struct HeadErrors {
+  std::vector<double> o;          ///< relative to max|v|
+  std::vector<double> statistic;  ///< empty without; lse: relative to max(1, |lse|), remainder: absolute
+};
+
+/// Elements as the engine gets them: float64 files are rounded to float32. Not collective.
+std::vector<double> read_head_rounded(ActivationReader& reader, const DatasetInfo& dataset, std::int64_t batch,
+                                      const TokenRun& run, std::int64_t head);
+
+/// Not collective. Holds a few thousand keys at a time.
+HeadErrors check_head(const LayerFiles& files, const HeadTask& task);
+
+}  // namespace ringscan
