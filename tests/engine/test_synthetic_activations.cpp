@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "comm/local_transport.hpp"
+#include "core/error.hpp"
 #include "io/activation_file.hpp"
 #include "tests/support/catch.hpp"
 
