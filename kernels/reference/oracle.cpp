@@ -1,0 +1,84 @@
+#include "kernels/reference/oracle.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace ringscan::oracle {
+namespace {
+
+double score(const HeadKeys& keys, std::span<const double> q, std::int64_t key, double scale) {
+  double dot = 0.0;
+  for (std::int64_t d = 0; d < keys.head_dim; ++d) {
+    dot += q[static_cast<std::size_t>(d)] * keys.k[static_cast<std::size_t>(key * keys.head_dim + d)];
+  }
+  return scale * dot;
+}
+
+void add_value(const HeadKeys& keys, std::int64_t key, double weight, std::vector<double>& o) {
+  for (std::int64_t d = 0; d < keys.v_dim; ++d) {
+    o[static_cast<std::size_t>(d)] += weight * keys.v[static_cast<std::size_t>(key * keys.v_dim + d)];
+  }
+}
+
+/// log(1 + e^x).
+double softplus(double x) {
+  return x > 0.0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
+}
+
+}  // namespace
+
+Row softmax_row(const SoftmaxParams& params, const HeadKeys& keys, std::span<const double> q, std::int64_t query,
+                double scale) {
+  const Band band = band_of(params);
+  Row row{std::vector<double>(static_cast<std::size_t>(keys.v_dim), 0.0), -std::numeric_limits<double>::infinity()};
+  double max = -std::numeric_limits<double>::infinity();
+  std::int64_t num_visible = 0;
+  for (std::int64_t j = 0; j < keys.seq_len; ++j) {
+    if (!band.sees(query, j)) continue;
+    max = std::max(max, score(keys, q, j, scale));
+    ++num_visible;
+  }
+  if (num_visible == 0) return row;
+
+  double sum = 0.0;
+  for (std::int64_t j = 0; j < keys.seq_len; ++j) {
+    if (!band.sees(query, j)) continue;
+    const double weight = std::exp(score(keys, q, j, scale) - max);
+    sum += weight;
+    add_value(keys, j, weight, row.o);
+  }
+  for (double& element : row.o) element /= sum;
+  row.statistic = max + std::log(sum);
+  return row;
+}
+
+Row stick_breaking_row(const StickBreakingParams& params, const HeadKeys& keys, std::span<const double> q,
+                       std::int64_t query, double scale, std::span<const double> remainder_vector) {
+  const Band band = band_of(params);
+  Row row{std::vector<double>(static_cast<std::size_t>(keys.v_dim), 0.0), 0.0};
+  // log A_ij = z_ij - sum over l = j .. of log(1 + e^(z_il)), the nearest key first.
+  double log_stick = 0.0;
+  for (std::int64_t j = keys.seq_len; j-- > 0;) {
+    if (!band.sees(query, j)) continue;
+    const double z = score(keys, q, j, scale);
+    log_stick -= softplus(z);
+    add_value(keys, j, std::exp(z + log_stick), row.o);
+  }
+  row.statistic = std::exp(log_stick);
+  if (params.remainder == RemainderPolicy::kValue) add_value(keys, query, row.statistic, row.o);
+  if (params.remainder == RemainderPolicy::kVector) {
+    for (std::size_t d = 0; d < row.o.size(); ++d) row.o[d] += row.statistic * remainder_vector[d];
+  }
+  return row;
+}
+
+Row row(const Mechanism& mechanism, const HeadKeys& keys, std::span<const double> q, std::int64_t query, double scale,
+        std::span<const double> remainder_vector) {
+  if (const auto* softmax = std::get_if<SoftmaxParams>(&mechanism)) {
+    return softmax_row(*softmax, keys, q, query, scale);
+  }
+  return stick_breaking_row(std::get<StickBreakingParams>(mechanism), keys, q, query, scale, remainder_vector);
+}
+
+}  // namespace ringscan::oracle
