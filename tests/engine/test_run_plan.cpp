@@ -1,5 +1,6 @@
 // What is decided before data moves: layouts, head groups, memory.
 
+#include "core/error.hpp"
 #include "engine/run_plan.hpp"
 #include "tests/support/catch.hpp"
 
