@@ -1,7 +1,6 @@
 #include <fnmatch.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/error.hpp"
 #include "io/activation_file.hpp"
@@ -73,9 +72,8 @@ std::vector<Box> whole_in_boxes(const std::vector<std::int64_t>& shape, std::int
   return boxes;
 }
 
-void to_float64(void* data, const CatalogueEntry& entry, double* to, std::size_t count) {
-  if (entry.is_byte_swapped) swap_bytes(data, entry.info.type, count);
-  visit_element_type(entry.info.type, [&](auto element) {
+void to_float64(const void* data, ElementType type, double* to, std::size_t count) {
+  visit_element_type(type, [&](auto element) {
     const auto* from = static_cast<const decltype(element)*>(data);
     if constexpr (std::is_same_v<decltype(element), double>) {
       std::copy(from, from + count, to);
@@ -130,30 +128,22 @@ class ActivationReader::Impl {
   TransferRecord record_;
 };
 
-/// What follows a piece's transfer: byte order, finiteness, float64 to float32.
+/// What follows a piece's transfer: byte order, float64 to float32, finiteness.
 void ActivationReader::Impl::settle(const CatalogueEntry& entry, const Slab& slab, const SlabPiece& piece, Buffer& out,
                                     Buffer& staging, FiniteCheck* check) const {
   const ElementType type = entry.info.type;
   const ElementType memory_type = type_in_memory(type);
   const auto count = static_cast<std::size_t>(piece.element_count);
   std::byte* settled = out.as<std::byte>() + static_cast<std::size_t>(piece.first_element) * size_of(memory_type);
-  void* arrived = memory_type == type ? settled : staging.data();
+  std::byte* arrived = memory_type == type ? settled : staging.as<std::byte>();
   if (entry.is_byte_swapped) swap_bytes(arrived, type, count);
-  const auto note = [&](std::int64_t index, FiniteCheck::Offence offence) {
-    check->note(slab.to_global(piece.first_element + index), offence);
-  };
-  const bool checks = check != nullptr && !check->has_found();
-  if (const auto bad = checks ? FiniteCheck::first_nonfinite(arrived, type, piece.element_count) : std::nullopt) {
-    double value = 0.0;
-    CatalogueEntry native{entry.info, false};
-    to_float64(static_cast<std::byte*>(arrived) + static_cast<std::size_t>(*bad) * size_of(type), native, &value, 1);
-    note(*bad, std::isnan(value) ? FiniteCheck::Offence::kNan : FiniteCheck::Offence::kInfinity);
-  }
-  if (memory_type == type) return;
-  convert_elements(arrived, type, settled, memory_type, count);
-  if (!checks || check->has_found()) return;
-  const auto large = FiniteCheck::first_nonfinite(settled, memory_type, piece.element_count);
-  if (large) note(*large, FiniteCheck::Offence::kTooLarge);
+  if (memory_type != type) convert_elements(arrived, type, settled, memory_type, count);
+  if (check == nullptr || check->has_found()) return;
+  const auto bad = FiniteCheck::first_nonfinite(settled, memory_type, piece.element_count);
+  if (!bad) return;
+  double value = 0.0;
+  to_float64(arrived + static_cast<std::size_t>(*bad) * size_of(type), type, &value, 1);
+  check->note(slab.to_global(piece.first_element + *bad), value);
 }
 
 Buffer ActivationReader::Impl::read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite,
@@ -235,7 +225,9 @@ std::vector<double> ActivationReader::Impl::read_whole(const DatasetInfo& datase
       checked(H5Sselect_hyperslab(space, H5S_SELECT_SET, box.start.data(), nullptr, box.count.data(), nullptr));
     };
     open->transfer(OpenDataset::Direction::kRead, staging.data(), box.element_count, select, damaged, record_);
-    to_float64(staging.data(), *entry, whole.data() + box.first_element, static_cast<std::size_t>(box.element_count));
+    const auto count = static_cast<std::size_t>(box.element_count);
+    if (entry->is_byte_swapped) swap_bytes(staging.data(), entry->info.type, count);
+    to_float64(staging.data(), entry->info.type, whole.data() + box.first_element, count);
   });
   return whole;
 }
@@ -267,7 +259,8 @@ std::vector<double> ActivationReader::Impl::read_head(const DatasetInfo& dataset
   const Hdf5Space memory_space(checked(H5Screate_simple(1, &extent, nullptr)));
   checked(H5Dread(opened.get(), type.get(), memory_space.get(), file_space.get(), H5P_DEFAULT, staging.data()),
           damaged);
-  to_float64(staging.data(), entry, rows.data(), rows.size());
+  if (entry.is_byte_swapped) swap_bytes(staging.data(), entry.info.type, rows.size());
+  to_float64(staging.data(), entry.info.type, rows.data(), rows.size());
   return rows;
 }
 

@@ -25,6 +25,13 @@ std::optional<std::int64_t> FiniteCheck::first_nonfinite(const void* data, Eleme
   });
 }
 
+void FiniteCheck::note(std::int64_t index_global, double value) {
+  const Offence offence = std::isnan(value)   ? Offence::kNan
+                          : std::isinf(value) ? Offence::kInfinity
+                                              : Offence::kTooLarge;
+  found_ = index_global * kOffences + static_cast<std::int64_t>(offence);
+}
+
 void FiniteCheck::agree(RankGroup& group, const std::string& file, const DatasetInfo& dataset) const {
   constexpr std::int64_t kNothing = std::numeric_limits<std::int64_t>::max();
   const std::int64_t first = group.all_reduce(found_.value_or(kNothing), ReduceOp::kMin);

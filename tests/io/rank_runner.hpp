@@ -19,8 +19,9 @@ struct RankContext {
   int rank() const { return group.rank(); }
   int world_size() const { return group.world_size(); }
   std::string file(const std::string& name) const { return folder + "/" + name; }
-  /// Rank 0 does `work` while the others wait: for files that come from elsewhere.
+  /// Rank 0 does `work` once the others wait, too: for files that come from elsewhere.
   void once(const std::function<void()>& work) const {
+    group.barrier();
     run_collectively(group, [&] {
       if (group.rank() == 0) work();
     });
