@@ -8,6 +8,7 @@
 #include <exception>
 #include <source_location>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -35,7 +36,7 @@ class MpiTransfer final : public Ticket::Impl {
   MpiTransfer(const MpiTransfer&) = delete;
   MpiTransfer& operator=(const MpiTransfer&) = delete;
   ~MpiTransfer() override {
-    if (!is_done_) give_up();
+    if (completed_ < requests_.size()) give_up();
   }
 
   /// Receives come first, so that no message arrives unexpected at its own rank.
@@ -58,61 +59,53 @@ class MpiTransfer final : public Ticket::Impl {
   }
 
   bool poll() override {
-    if (is_done_) return true;
-    int all_done = 0;
-    std::vector<MPI_Status> statuses(requests_.size());
-    const int code = MPI_Testall(request_count(), requests_.data(), &all_done, statuses.data());
-    if (code != MPI_SUCCESS || all_done != 0) conclude(code, statuses);
-    return is_done_;
+    for (; completed_ < requests_.size(); ++completed_) {
+      int is_complete = 0;
+      MPI_Status status;
+      check(MPI_Test(&requests_[completed_], &is_complete, &status));
+      if (is_complete == 0) return false;
+      if (completed_ < wanted_counts_.size()) require_count(status, wanted_counts_[completed_]);
+    }
+    return true;
   }
 
+  /// MPI_Waitall would never return from some errors (Open MPI 4.1, a message longer than its receive).
   void wait() override {
-    if (is_done_) return;
-    std::vector<MPI_Status> statuses(requests_.size());
-    conclude(MPI_Waitall(request_count(), requests_.data(), statuses.data()), statuses);
+    while (!poll()) std::this_thread::yield();
   }
 
   void abandon() override { give_up(); }
 
  private:
-  int request_count() const { return static_cast<int>(requests_.size()); }
-
-  void conclude(int code, const std::vector<MPI_Status>& statuses) {
-    if (code == MPI_ERR_IN_STATUS) {
-      for (const MPI_Status& status : statuses) {
-        if (status.MPI_ERROR != MPI_ERR_PENDING) check(status.MPI_ERROR);
-      }
-    }
-    check(code);
-    is_done_ = true;
-    for (std::size_t i = 0; i < wanted_counts_.size(); ++i) {
-      int count = 0;
-      check(MPI_Get_count(&statuses[i], MPI_BYTE, &count));
-      if (count == wanted_counts_[i]) continue;
-      throw failure("rank " + std::to_string(statuses[i].MPI_SOURCE) + " sends " + std::to_string(count) +
-                    " bytes where " + std::to_string(wanted_counts_[i]) + " are wanted");
-    }
+  static void require_count(const MPI_Status& status, int wanted) {
+    int count = 0;
+    check(MPI_Get_count(&status, MPI_BYTE, &count));
+    if (count == wanted) return;
+    throw failure("rank " + std::to_string(status.MPI_SOURCE) + " sends " + std::to_string(count) + " bytes where " +
+                  std::to_string(wanted) + " are wanted");
   }
 
   /// Only an error leads here, and it ends the job: nothing may hang on the way, and no receive may write to a buffer
-  /// that is about to go.
+  /// that is about to go. Sends cannot be called back; they get a second.
   void give_up() noexcept {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-    int all_done = 0;
-    while (all_done == 0 && std::chrono::steady_clock::now() < deadline) {
-      if (MPI_Testall(request_count(), requests_.data(), &all_done, MPI_STATUSES_IGNORE) != MPI_SUCCESS) break;
-    }
-    for (std::size_t i = 0; i < wanted_counts_.size(); ++i) {
+    for (std::size_t i = 0; i < wanted_counts_.size() && i < requests_.size(); ++i) {
       if (requests_[i] == MPI_REQUEST_NULL) continue;
       MPI_Cancel(&requests_[i]);
       MPI_Wait(&requests_[i], MPI_STATUS_IGNORE);
     }
-    is_done_ = true;
+    for (MPI_Request& request : requests_) {
+      int is_complete = 0;
+      while (request != MPI_REQUEST_NULL && is_complete == 0 && std::chrono::steady_clock::now() < deadline) {
+        if (MPI_Test(&request, &is_complete, MPI_STATUS_IGNORE) != MPI_SUCCESS) break;
+      }
+    }
+    completed_ = requests_.size();
   }
 
   std::vector<MPI_Request> requests_;  // receives, then sends
   std::vector<int> wanted_counts_;     // of the receives
-  bool is_done_ = false;
+  std::size_t completed_ = 0;          // so many of the requests, in their order
 };
 
 class MpiSum final : public PendingSum {
