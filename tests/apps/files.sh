@@ -1,0 +1,70 @@
+#!/bin/bash
+# generate, inspect, run and verify on small files, one process: results, and bad input with exit code 2 and no output.
+. "$(dirname "$0")/support.sh"
+
+says "a.h5: 2 layers of normal q, k, v, 300 tokens, 4 heads (2 KV), bfloat16" \
+  "$program" generate a.h5 --seq-len 300 --heads 4 --kv-heads 2 --head-dim 16 --v-dim 8 --layers 2 --dtype bf16
+cp a.h5 first.h5
+fails 2 "a.h5" "$program" generate a.h5 --seq-len 5
+cmp -s a.h5 first.h5 || complain "a refused generate has changed the file"
+says "a.h5: 1 layer of long-stick" "$program" generate a.h5 --seq-len 100 --kind long-stick --overwrite --ranks 3
+fails 2 "nowhere" "$program" generate nowhere/a.h5 --seq-len 5
+mv first.h5 a.h5
+
+says "a.h5: 2 layers, 131.2 KiB, complete" "$program" inspect a.h5
+grep -qE '^  1 +v +bfloat16 +contiguous +\[1, 300, 2, 8\] +9\.4 KiB$' out || complain "want a line for v of layer 1"
+grep -qE '^  kind +normal$' out || complain "want the attribute kind"
+says '"complete": true' "$program" inspect a.h5 --json
+says "a.h5: 2 layers" "$program" inspect a.h5 --ranks 3
+fails 2 "none.h5" "$program" inspect none.h5
+echo "no HDF5" >text.h5
+fails 2 "text.h5" "$program" inspect text.h5
+head -c 40000 a.h5 >cut.h5
+fails 2 "cut.h5" "$program" inspect cut.h5
+
+job=("$program" run --input a.h5 --mechanism softmax --progress off)
+says "output: b.h5" "${job[@]}" --output b.h5 --outputs lse --report report.json
+[ ! -s err ] || complain "want nothing on stderr"
+[ -s report.json ] || complain "want a report"
+says "verified" "$program" verify --input a.h5 --output b.h5 --rows all
+says "b.h5: 2 layers" "$program" inspect b.h5
+grep -qE '^ +mechanism = softmax$' out || complain "want the configuration among the attributes"
+says "0      lse" "$program" inspect b.h5
+
+# A configuration that was written reads back, and the command line wins over it.
+sed -n 's/^ *\(.* = .*\)$/\1/p' out | sed 's/^configuration *//' >written.ini
+says "output: c.h5" "$program" run --config written.ini --output c.h5 --ranks 3
+says "0      lse" "$program" inspect c.h5
+
+# A dry run says what it would do and makes nothing.
+run "${job[@]}" --dry-run --output d.h5
+wants 0
+grep -q "ring step" out || complain "want a plan on stdout"
+absent d.h5
+
+# Another input: verification fails, with its own exit code.
+"$program" generate other.h5 --seq-len 300 --heads 4 --kv-heads 2 --head-dim 16 --v-dim 8 --layers 2 --dtype bf16 \
+  --seed 1 >/dev/null
+run "$program" verify --input other.h5 --output b.h5
+wants 1
+
+# Bad input leaves no output.
+cp b.h5 kept.h5
+fails 2 "b.h5" "${job[@]}" --output b.h5
+cmp -s b.h5 kept.h5 || complain "a refused run has changed its output"
+fails 2 "nowhere" "${job[@]}" --output nowhere/d.h5
+fails 2 "cuda" "${job[@]}" --output d.h5 --backend cuda
+fails 2 "layer" "${job[@]}" --output d.h5 --layers 'x*'
+fails 2 "none.h5" "$program" run --input none.h5 --output d.h5 --mechanism softmax
+fails 2 "none.h5" "$program" run --input none.h5 --output d.h5 --mechanism softmax --ranks 3
+fails 2 "text.h5" "$program" run --input text.h5 --output d.h5 --mechanism softmax
+fails 2 "cut.h5" "$program" run --input cut.h5 --output d.h5 --mechanism softmax
+fails 2 "head" "$program" run --input a.h5 --output d.h5 --heads.softmax 0-2
+fails 2 "head" "$program" run --input a.h5 --output d.h5 --heads.softmax 0-9
+fails 2 "memory" "${job[@]}" --output d.h5 --memory 1K
+fails 2 "remainder_value" "$program" run --input a.h5 --output d.h5 --mechanism stick-breaking \
+  --stick-breaking.remainder vector
+fails 2 "none.h5" "$program" verify --input none.h5 --output b.h5
+fails 2 "b.h5" "$program" verify --input b.h5 --output b.h5
+absent d.h5
+finish
