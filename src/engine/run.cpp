@@ -206,7 +206,8 @@ std::unique_ptr<Kernels> make_kernels(const std::string& name) {
 RunReport run(const RunConfig& config, const RunContext& context) {
   Transport& transport = *context.transport;
   const Stopwatch total;
-  const std::unique_ptr<Kernels> kernels = make_kernels(config.backend);
+  std::unique_ptr<Kernels> kernels;
+  run_collectively(transport, [&] { kernels = make_kernels(config.backend); });
   const std::unique_ptr<Transport> io_transport = transport.duplicate();
   const std::unique_ptr<FileAccess> access = context.make_access(*io_transport);
 
