@@ -146,6 +146,7 @@ TEST_CASE("a hybrid job over several layers, file to file, equals the oracle") {
       expect(transport, verifies(config.input, config.output, transport));
       expect(transport, folder.files() == 2);  // nothing temporary is left
     }
+    transport.barrier();
   });
   SUCCEED();
 }
