@@ -63,12 +63,22 @@ class Job {
     });
   }
 
+  std::future<void> start_writing(IoQueue& queue, ActivationWriter& writer, std::size_t index,
+                                  std::shared_ptr<ShardOutput> output) {
+    return queue.submit<void>([this, &writer, index, output = std::move(output)]() mutable {
+      const ShardPlan& shard = plan_.shards[index];
+      write_shard(writer, outputs_[static_cast<std::size_t>(shard.layer)], shard, transport_.rank(), config_, *output);
+      output.reset();
+    });
+  }
+
   void work_through_shards(IoQueue& queue, ActivationWriter& writer) {
     const std::size_t count = plan_.shards.size();
     std::future<ShardInput> reading;
     std::future<void> writing;
     for (std::size_t index = 0; index < count; ++index) {
-      if (!reading.valid()) reading = start_reading(queue, index);
+      // Without a thread of its own the queue works at once, so that starting takes the time, too.
+      if (!reading.valid()) reading = timed(report_.read_wait_seconds, [&] { return start_reading(queue, index); });
       ShardInput input = timed(report_.read_wait_seconds, [&] { return reading.get(); });
       if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
       auto output = std::make_shared<ShardOutput>(
@@ -77,12 +87,8 @@ class Job {
       input = ShardInput{};
       // At most one output waits beside the one in hand.
       if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
-      writing = queue.submit<void>([this, &writer, index, output = std::move(output)]() mutable {
-        const ShardPlan& shard = plan_.shards[index];
-        write_shard(writer, outputs_[static_cast<std::size_t>(shard.layer)], shard, transport_.rank(), config_,
-                    *output);
-        output.reset();
-      });
+      writing =
+          timed(report_.write_wait_seconds, [&] { return start_writing(queue, writer, index, std::move(output)); });
       if (!plan_.overlaps_io) timed(report_.write_wait_seconds, [&] { writing.get(); });
     }
     if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });

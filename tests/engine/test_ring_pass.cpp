@@ -105,13 +105,15 @@ TEST_CASE("a contiguous layout on the global grid gives the same bits for any nu
       const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, 1, 64);
       one_rank = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels).whole;
     });
-    for_each_world([&](Transport& transport) {
+    const auto has_same_bits = [&](Transport& transport) {
       const auto kernels = make_cpu_kernels();
       const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 64);
       const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
       expect(transport, run.whole.o == one_rank.o);
       expect(transport, run.whole.statistic == one_rank.statistic);
-    });
+    };
+    for_each_world(has_same_bits);
+    for (const int world_size : {5, 8}) run_ranks(world_size, has_same_bits);
   }
   SUCCEED();
 }
