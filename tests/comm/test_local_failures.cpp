@@ -71,12 +71,12 @@ TEST_CASE("A failed rank ends those that wait for a transfer, or poll one", "[lo
                                (transport.rank() + world_size - 1) % world_size, bytes.last(bytes.size() / 2)});
   };
   require_all_end([&](Transport& transport) {
-    std::vector<std::byte> buffer(3'000'000);
+    std::vector<std::byte> buffer(1'200'000);
     for (int i = 0; i < transport.world_size(); ++i) start(transport, buffer).wait();
     transport.barrier();
   });
   require_all_end([&](Transport& transport) {
-    std::vector<std::byte> buffer(3'000'000);
+    std::vector<std::byte> buffer(1'200'000);
     for (int i = 0; i < transport.world_size(); ++i) {
       Ticket moving = start(transport, buffer);
       while (!moving.poll()) {

@@ -26,20 +26,23 @@ int prev_rank(const Transport& transport) {
   return (transport.rank() + transport.world_size() - 1) % transport.world_size();
 }
 
-/// Blocks of unlike, odd sizes, large enough for several slices or pieces; rank 2 has an empty one.
-std::size_t block_bytes(int rank) {
-  return rank == 2 ? 0 : 600'001u + 1001u * static_cast<std::size_t>(rank);
+/// Blocks of unlike, odd sizes; rank 2 has an empty one.
+std::size_t block_bytes(int rank, std::size_t least) {
+  return rank == 2 ? 0 : least + 1001u * static_cast<std::size_t>(rank);
 }
 
+constexpr std::size_t kLongBlock = 300'001;  // more than a slice of the local transport, many pieces of the other
+constexpr std::size_t kShortBlock = 5'003;
+
 /// Every block goes all the way round; what a rank holds at the end is its own.
-void pass_all_the_way_round(Transport& transport, int message) {
+void pass_all_the_way_round(Transport& transport, int message, std::size_t least) {
   const int world_size = transport.world_size();
-  Bytes current = pattern(transport.rank(), message, block_bytes(transport.rank()));
+  Bytes current = pattern(transport.rank(), message, block_bytes(transport.rank(), least));
   for (int step = 0; step < world_size; ++step) {
     const int origin = (transport.rank() - step + world_size) % world_size;
     const int next_origin = (origin - 1 + world_size) % world_size;
-    expect(transport, current == pattern(origin, message, block_bytes(origin)));
-    Bytes next(block_bytes(next_origin));
+    expect(transport, current == pattern(origin, message, block_bytes(origin, least)));
+    Bytes next(block_bytes(next_origin, least));
     Ticket moving = transport.exchange({next_rank(transport), current, prev_rank(transport), next});
     moving.poll();
     moving.wait();
@@ -47,7 +50,7 @@ void pass_all_the_way_round(Transport& transport, int message) {
     moving.wait();
     std::swap(current, next);
   }
-  expect(transport, current == pattern(transport.rank(), message, block_bytes(transport.rank())));
+  expect(transport, current == pattern(transport.rank(), message, block_bytes(transport.rank(), least)));
 }
 
 }  // namespace
@@ -55,16 +58,16 @@ void pass_all_the_way_round(Transport& transport, int message) {
 TEST_CASE("Blocks of unlike sizes go all the way round the ring", "[transport]") {
   for_each_world([](Transport& transport) {
     const std::size_t sent_before = transport.sent_bytes();
-    pass_all_the_way_round(transport, 1);
+    pass_all_the_way_round(transport, 1, kLongBlock);
     std::size_t all_blocks = 0;
-    for (int rank = 0; rank < transport.world_size(); ++rank) all_blocks += block_bytes(rank);
+    for (int rank = 0; rank < transport.world_size(); ++rank) all_blocks += block_bytes(rank, kLongBlock);
     expect(transport, transport.sent_bytes() - sent_before == all_blocks);
   });
 }
 
 TEST_CASE("Polling alone completes a transfer", "[transport]") {
   for_each_world([](Transport& transport) {
-    const Bytes sent = pattern(transport.rank(), 2, 1'300'003);
+    const Bytes sent = pattern(transport.rank(), 2, 600'011);
     Bytes received(sent.size());
     Ticket moving = transport.exchange({next_rank(transport), sent, prev_rank(transport), received});
     while (!moving.poll()) std::this_thread::yield();
@@ -136,7 +139,7 @@ TEST_CASE("Many transfers in flight match in the order they were started", "[tra
 TEST_CASE("Waiting for one direction does not hold up the other", "[transport]") {
   for_each_world([](Transport& transport) {
     // Each rank waits for its send before it touches its receive.
-    const Bytes sent = pattern(transport.rank(), 4, 2'000'003);
+    const Bytes sent = pattern(transport.rank(), 4, 600'011);
     Bytes received(sent.size());
     Ticket receiving = transport.exchange({-1, {}, prev_rank(transport), received});
     Ticket sending = transport.exchange({next_rank(transport), sent, -1, {}});
@@ -148,8 +151,8 @@ TEST_CASE("Waiting for one direction does not hold up the other", "[transport]")
 
 TEST_CASE("Destroying or assigning to a ticket waits for its transfer", "[transport]") {
   for_each_world([](Transport& transport) {
-    const Bytes first = pattern(transport.rank(), 5, 900'001);
-    const Bytes second = pattern(transport.rank(), 6, 500'009);
+    const Bytes first = pattern(transport.rank(), 5, 400'009);
+    const Bytes second = pattern(transport.rank(), 6, 300'007);
     Bytes first_received(first.size());
     Bytes second_received(second.size());
     {
@@ -206,7 +209,7 @@ TEST_CASE("Sums are on their way while other calls are made", "[transport]") {
     const std::int64_t world_size = transport.world_size();
     std::vector<std::unique_ptr<PendingSum>> sums;
     for (int i = 0; i < 20; ++i) sums.push_back(transport.start_sum(1'000'000'000'000 * i + transport.rank()));
-    pass_all_the_way_round(transport, 7);
+    pass_all_the_way_round(transport, 7, kShortBlock);
     transport.barrier();
     for (int i = 19; i >= 0; i -= 2) {  // every other one is never asked for
       const std::int64_t wanted = 1'000'000'000'000 * i * world_size + world_size * (world_size - 1) / 2;
@@ -248,7 +251,7 @@ TEST_CASE("A duplicate serves a second thread", "[transport]") {
     std::thread second([&] {
       try {
         for (int i = 0; i < 3; ++i) {
-          pass_all_the_way_round(*other, 10 + i);
+          pass_all_the_way_round(*other, 10 + i, kShortBlock);
           const std::int64_t sum = other->all_reduce(std::int64_t{1}, ReduceOp::kSum);
           expect(*other, sum == other->world_size());
           std::string text = "layer";
@@ -261,7 +264,7 @@ TEST_CASE("A duplicate serves a second thread", "[transport]") {
     try {
       for (int i = 0; i < 3; ++i) {
         const auto sum = transport.start_sum(transport.rank());
-        pass_all_the_way_round(transport, 20 + i);
+        pass_all_the_way_round(transport, 20 + i, kShortBlock);
         expect(transport, sum->get() == transport.world_size() * (transport.world_size() - 1) / 2);
       }
     } catch (...) {
@@ -289,7 +292,7 @@ TEST_CASE("All ranks throw the error of the lowest rank that has one", "[transpo
       }
       expect(transport, has_thrown);
     }
-    pass_all_the_way_round(transport, 11);  // the group goes on
+    pass_all_the_way_round(transport, 11, kShortBlock);  // the group goes on
   });
 }
 
