@@ -1,5 +1,7 @@
 #!/usr/bin/python3
-"""test_documented.py RINGSCAN: runs the examples of README.md and docs/activation-files.md as they stand there."""
+"""test_documented.py RINGSCAN: runs the examples of README.md and docs/activation-files.md as they stand there, and finds
+the fields of docs/report.md in reports."""
+import json
 import os
 import re
 import subprocess
@@ -21,6 +23,21 @@ def run(language, code, folder, environment):
     subprocess.run(command, cwd=folder, env=environment, check=True)
 
 
+def check_report(section, path):
+    """Every field in the first column of a section's tables is in the report."""
+    with open(os.path.join(ROOT, "docs/report.md")) as f:
+        text = f.read().split(f"## {section}\n")[1].split("\n## ")[0]
+    with open(path) as f:
+        report = json.load(f)
+    fields = [name for row in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(fields) > 8, fields
+    for field in fields:
+        place = report
+        for name in field.split("."):
+            assert name in place, f"docs/report.md names {field}, which is not in the report of {section}"
+            place = place[name]
+
+
 def main():
     ringscan = os.path.abspath(sys.argv[1])
     environment = {**os.environ, "PATH": os.path.dirname(ringscan) + ":" + os.environ["PATH"]}
@@ -29,6 +46,11 @@ def main():
         assert [language for language, _ in readme] == ["python", "sh", "python"], readme
         for language, code in readme:
             run(language, code, folder, environment)
+
+        files = ["--input", "in.h5", "--output", "out.h5", "--report", "report.json"]
+        for section, options in (("Of run", ["run", "--mechanism", "softmax", "--overwrite"]), ("Of verify", ["verify"])):
+            subprocess.run([ringscan, *options, *files], cwd=folder, check=True)
+            check_report(section, os.path.join(folder, "report.json"))
 
         (language, code), = blocks("docs/activation-files.md")
         run(language, code + 'with h5py.File("b.h5", "w") as f:\n    for name in "qkv":\n'
