@@ -70,7 +70,7 @@ class ActivationReader {
 
   /// Collective. The selected slab, dense [batch, selected tokens, selected heads, dim], into a buffer counted in
   /// `ledger`; float64 arrives as float32, everything else in the file's own type. Transfers happen in the file's type
-  /// (a conversion inside HDF5 would make them independent) and are split where over 2 GiB, equally often on all ranks.
+  /// (a conversion inside HDF5 would make them independent), in pieces of at most 1 GiB, equally many on all ranks.
   /// @throws Error(kBadInput) where the file is damaged, or (check_finite) holds NaN or infinity.
   Buffer read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite, MemoryLedger* ledger);
   /// Collective. A whole dataset of any rank, as float64, on every rank: for parameters and for the oracle.
