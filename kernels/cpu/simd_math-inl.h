@@ -19,19 +19,19 @@ using FloatTag = hn::ScalableTag<float>;
 using Floats = hn::Vec<FloatTag>;
 constexpr std::size_t kLanes = HWY_LANES(float);
 
-/// max(floor, x) and min(cap, x), but NaN where x is NaN.
+/// max(floor, x) and min(cap, x), but NaN where x is NaN: so do x86's instructions with the operands in this order.
 HWY_INLINE Floats AtLeast(Floats floor, Floats x) {
-#if HWY_TARGET == HWY_SCALAR
-  return hn::IfThenElse(hn::Lt(x, floor), floor, x);
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
+  return hn::Max(floor, x);
 #else
-  return hn::Max(floor, x);  // x86 gives the second operand where one is NaN, Arm gives NaN
+  return hn::IfThenElse(hn::Lt(x, floor), floor, x);
 #endif
 }
 HWY_INLINE Floats AtMost(Floats cap, Floats x) {
-#if HWY_TARGET == HWY_SCALAR
-  return hn::IfThenElse(hn::Gt(x, cap), cap, x);
-#else
+#if HWY_ARCH_X86 && HWY_TARGET != HWY_SCALAR
   return hn::Min(cap, x);
+#else
+  return hn::IfThenElse(hn::Gt(x, cap), cap, x);
 #endif
 }
 

@@ -11,8 +11,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace ringscan::cpu::HWY_NAMESPACE {
 
-/// Keeps scores^T and raises the running maxima while they are in registers. Max gives its second operand where one is
-/// NaN: a NaN score need not stay in the maximum, its own exponential carries it on.
+/// Keeps scores^T and raises the running maxima while they are in registers. Whether Max lets a NaN through does not
+/// matter: its own exponential carries it on.
 struct StoreScoresAndMax {
   float* scores;
   float* max;
