@@ -27,6 +27,41 @@ struct StickBreakingParams {
   friend bool operator==(const StickBreakingParams&, const StickBreakingParams&) = default;
 };
 
+/// w_ij = sign(z_ij) softmax_j(|z_ij|), o_i = sum_j w_ij v_j; lse of |z|. A key with z = 0 has weight 0 and counts in the
+/// denominator; arXiv 2411.07176.
+struct CogParams {
+  bool causal = true;
+  friend bool operator==(const CogParams&, const CogParams&) = default;
+};
+
+/// Which of the keys it sees a row keeps: the k nearest, or the k of the largest z (ties to the nearer key).
+enum class SparseSelect { kWindow, kTopk };
+/// What the number of kept keys grows with: the keys a row sees (i + 1), or the whole sequence for every row.
+enum class SparseCount { kVisible, kTotal };
+
+/// Softmax over k_i = min(i + 1, max(min_keys, ceil(alpha n_i^exponent))) of a row's keys; arXiv 2404.02690.
+struct SparseParams {
+  SparseSelect select = SparseSelect::kTopk;
+  double alpha = 1.0;
+  double exponent = 0.7;  ///< in (0, 1]
+  std::int64_t min_keys = 1;
+  SparseCount count = SparseCount::kVisible;
+  friend bool operator==(const SparseParams&, const SparseParams&) = default;
+};
+
+enum class Decay { kNone, kHead, kToken };
+enum class FeatureMap { kIdentity, kElu1 };
+enum class Normalizer { kNone, kZ };
+
+/// S_t = e^(g_t) S_(t-1) + k_t v_t^T;  o_t = (scale q_t)^T S_t, after the update; with Normalizer::kZ divided by
+/// <scale q_t, n_t> + 1e-10, n_t = e^(g_t) n_(t-1) + k_t. The feature map acts on q and k first.
+struct LinearParams {
+  Decay decay = Decay::kNone;
+  FeatureMap feature_map = FeatureMap::kIdentity;
+  Normalizer normalizer = Normalizer::kNone;
+  friend bool operator==(const LinearParams&, const LinearParams&) = default;
+};
+
 using Mechanism = std::variant<SoftmaxParams, StickBreakingParams>;
 
 /// "softmax", "stick-breaking": as on the command line.
