@@ -2,12 +2,8 @@
 
 #include "engine/verify.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
-#include <functional>
 #include <limits>
 #include <string>
 
@@ -17,6 +13,7 @@
 #include "engine/run_config.hpp"
 #include "io/activation_file.hpp"
 #include "kernels/reference/oracle.hpp"
+#include "tests/io/scratch_folder.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 
@@ -25,22 +22,11 @@ using namespace ringscan::testing;
 
 namespace {
 
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "ringscan-verify-XXXXXX").string();
-    if (mkdtemp(pattern.data()) == nullptr) throw failure("no temporary folder");
-    path_ = pattern;
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const char* name) const { return path_ + "/" + name; }
+using ringscan::test::ScratchFolder;
 
- private:
-  std::string path_;
-};
+std::string file(const ScratchFolder& folder, const char* name) {
+  return folder.path() + "/" + name;
+}
 
 /// Floats as doubles that float32 cannot hold: a float64 file, which the engine rounds on reading.
 std::vector<double> beside(const std::vector<float>& values) {
@@ -128,17 +114,17 @@ Output make_output(const AttentionProblem& problem, const SoftmaxParams& softmax
   return output;
 }
 
-VerifyReport check(const Folder& folder, std::optional<std::int64_t> rows = std::nullopt) {
+VerifyReport check(const ScratchFolder& folder, std::optional<std::int64_t> rows = std::nullopt) {
   SoloGroup group;
   const auto access = make_shared_file_access(group);
   VerifyRequest request;
-  request.input = folder.file("in.h5");
-  request.output = folder.file("out.h5");
+  request.input = file(folder, "in.h5");
+  request.output = file(folder, "out.h5");
   request.rows = rows;
   return verify(request, *access);
 }
 
-std::string error_of(const Folder& folder) {
+std::string error_of(const ScratchFolder& folder) {
   try {
     check(folder);
   } catch (const Error& error) {
@@ -151,8 +137,8 @@ std::string error_of(const Folder& folder) {
 
 TEST_CASE("verify accepts the oracle's results under every parameter") {
   const AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   const std::vector<std::pair<SoftmaxParams, StickBreakingParams>> variants = {
       {{true, 0}, {false, RemainderPolicy::kDrop, 0x1p-24}},
       {{true, 1}, {true, RemainderPolicy::kDrop, 0.0}},
@@ -160,7 +146,7 @@ TEST_CASE("verify accepts the oracle's results under every parameter") {
   };
   for (const auto& [softmax, stick] : variants) {
     Output output = make_output(problem, softmax, stick);
-    output.write(folder.file("out.h5"));
+    output.write(file(folder, "out.h5"));
     const VerifyReport report = check(folder);
     INFO(summarize(report));
     REQUIRE(report.passed());
@@ -176,8 +162,8 @@ TEST_CASE("verify accepts the oracle's results under every parameter") {
 
 TEST_CASE("verify takes the mechanism of all heads, and later keys where they are seen") {
   const AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   const SoftmaxParams everything{false, 0};
   Output output = make_output(problem, everything, {});
   const AttentionResult exact = exact_result(problem, everything);
@@ -185,7 +171,7 @@ TEST_CASE("verify takes the mechanism of all heads, and later keys where they ar
   output.o = exact.o;
   output.lse = exact.statistic;
   output.remainder.clear();
-  output.write(folder.file("out.h5"));
+  output.write(file(folder, "out.h5"));
   const VerifyReport report = check(folder);
   INFO(summarize(report));
   REQUIRE(report.passed());
@@ -195,13 +181,13 @@ TEST_CASE("verify takes the mechanism of all heads, and later keys where they ar
 
 TEST_CASE("verify finds what is wrong, and where") {
   const AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   const Output right = make_output(problem, {}, {});
   const double largest = max_abs(problem.v);
   Output wrong = right;
   const auto worst_of = [&](std::size_t index) {
-    wrong.write(folder.file("out.h5"));
+    wrong.write(file(folder, "out.h5"));
     const VerifyReport report = check(folder);
     REQUIRE_FALSE(report.passed());
     for (std::size_t i = 0; i < report.checks.size(); ++i) REQUIRE(report.checks[i].passed() == (i != index));
@@ -233,38 +219,38 @@ TEST_CASE("verify finds what is wrong, and where") {
     REQUIRE(worst_of(3).query == 0);
   }
   SECTION("a NaN where the statistic is another mechanism's is right") {
-    wrong.write(folder.file("out.h5"));
+    wrong.write(file(folder, "out.h5"));
     REQUIRE(check(folder).passed());
   }
 }
 
 TEST_CASE("verify's bound follows the output's type") {
   const AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   Output output = make_output(problem, {}, {});
   output.lse.clear();
   output.remainder.clear();
   const double largest = max_abs(problem.v);
   for (const auto& [type, bound] : {std::pair{ElementType::kFloat16, 2e-3}, std::pair{ElementType::kBfloat16, 1e-2}}) {
     output.type = type;
-    output.write(folder.file("out.h5"));
+    output.write(file(folder, "out.h5"));
     REQUIRE(check(folder).passed());
     REQUIRE(check(folder).checks[0].bound == bound);
     Output wrong = output;
     for (double& x : wrong.o) x += 3.0 * bound * largest;
-    wrong.write(folder.file("out.h5"));
+    wrong.write(file(folder, "out.h5"));
     REQUIRE_FALSE(check(folder).passed());
   }
 }
 
 TEST_CASE("verify gives the same report for every number of ranks") {
   const AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   Output output = make_output(problem, {}, {});
   for (std::size_t i = 0; i < output.o.size(); ++i) output.o[i] += 1e-4 * std::sin(static_cast<double>(i));
-  output.write(folder.file("out.h5"));
+  output.write(file(folder, "out.h5"));
   const VerifyReport alone = check(folder, 200);
   for (const int ranks : {2, 3, 7}) {
     run_ranks(ranks, [&](Transport& transport) {
@@ -284,19 +270,19 @@ TEST_CASE("verify gives the same report for every number of ranks") {
 
 TEST_CASE("verify refuses what is no output of this input") {
   AttentionProblem problem = make_problem();
-  const Folder folder;
-  write_input(problem, folder.file("in.h5"));
+  const ScratchFolder folder;
+  write_input(problem, file(folder, "in.h5"));
   Output output = make_output(problem, {}, {});
 
   SECTION("a file that no run made") {
-    write_input(problem, folder.file("out.h5"));
+    write_input(problem, file(folder, "out.h5"));
     REQUIRE(error_of(folder).find("configuration") != std::string::npos);
   }
   SECTION("another length") {
-    output.write(folder.file("out.h5"));
+    output.write(file(folder, "out.h5"));
     problem.seq_len = 130;
     problem.fill();
-    write_input(problem, folder.file("in.h5"));
+    write_input(problem, file(folder, "in.h5"));
     const std::string message = error_of(folder);
     REQUIRE(message.find("/layers/0/o") != std::string::npos);
     REQUIRE(message.find("131") != std::string::npos);
