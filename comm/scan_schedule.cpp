@@ -1,0 +1,34 @@
+#include "comm/scan_schedule.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <cstddef>
+
+namespace ringscan {
+
+std::vector<int> scan_participants(const SequenceLayout& layout) {
+  std::vector<int> ranks;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    if (layout.local_tokens(rank) > 0) ranks.push_back(rank);
+  }
+  return ranks;
+}
+
+ScanSchedule make_scan_schedule(ScanKind kind, const SequenceLayout& layout, int rank) {
+  assert(layout.kind() == LayoutKind::kContiguous && 0 <= rank && rank < layout.world_size());
+  const std::vector<int> ranks = scan_participants(layout);
+  const auto own = std::find(ranks.begin(), ranks.end(), rank);
+  if (own == ranks.end() || ranks.size() == 1) return {};
+  const auto place = own - ranks.begin();
+  const auto rank_at = [&](std::ptrdiff_t at) {
+    return at >= 0 && at < std::ssize(ranks) ? ranks[static_cast<std::size_t>(at)] : -1;
+  };
+  if (kind == ScanKind::kSerial) return {{-1, rank_at(place - 1)}, {rank_at(place + 1), -1}};
+  ScanSchedule schedule;
+  for (std::ptrdiff_t distance = 1; distance < std::ssize(ranks); distance *= 2) {
+    schedule.push_back({rank_at(place + distance), rank_at(place - distance)});
+  }
+  return schedule;
+}
+
+}  // namespace ringscan
