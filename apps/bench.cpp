@@ -34,11 +34,12 @@ class PeakSampler final : public Heartbeat {
     sample();
   }
   void sample() {
-    const AddSeconds adder(seconds_);
+    const ThreadStopwatch watch;
     peaks_.push_back(measure_fma_peak_gflops(kPeakSampleSeconds));
     since_.lap();
+    seconds_ += watch.seconds();
   }
-  /// Spent measuring since the last call.
+  /// Processor time spent measuring since the last call.
   double take_seconds() { return std::exchange(seconds_, 0.0); }
   double mean_gflops() const {
     double sum = 0.0;
@@ -96,7 +97,7 @@ KernelFigures bench_kernel(Kernels& kernels, const Params& params, std::int64_t 
     PeakSampler sampler;
     sampler.sample();
     sampler.take_seconds();
-    const Stopwatch watch;
+    const ThreadStopwatch watch;
     const AttendStats stats = kernels.attend(task, params, block, sampler);
     const double seconds = watch.seconds() - sampler.take_seconds();
     sampler.sample();
@@ -123,8 +124,10 @@ int bench_command(Job& job, const BenchOptions& options) {
   std::string json_lines;
   const auto add_json = [&](const Json& json) { json_lines += json.dump() + "\n"; };
 
-  std::printf("%s backend, %s, one thread; the FMA peak is measured every %.1f s while a kernel runs\n\n",
-              std::string(kernels->name()).c_str(), kernels->device().c_str(), kPeakIntervalSeconds);
+  std::printf(
+      "%s backend, %s, one thread; rates are of its processor time, and the FMA peak is measured\nevery %.1f s while a "
+      "kernel runs\n\n",
+      std::string(kernels->name()).c_str(), kernels->device().c_str(), kPeakIntervalSeconds);
   const double peak = measure_fma_peak_gflops(0.5);
   std::printf("%-44s %8.1f GFLOP/s\n", "fp32 FMA peak (register-only loop)", peak);
   add_json({{"bench", "fma-peak"}, {"gflops", peak}});

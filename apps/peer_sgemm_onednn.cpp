@@ -16,7 +16,7 @@ std::optional<double> measure_onednn_sgemm_gflops(std::int64_t size) {
   std::vector<float> a(count, 1.0f), b(count, 0.5f), c(count);
   double best_seconds = 1e30;
   for (int repeat = 0; repeat < 4; ++repeat) {
-    const Stopwatch watch;
+    const ThreadStopwatch watch;
     if (dnnl_sgemm('N', 'N', size, size, size, 1.0f, a.data(), size, b.data(), size, 0.0f, c.data(), size) !=
         dnnl_success) {
       throw failure("oneDNN's sgemm failed");

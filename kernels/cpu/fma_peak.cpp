@@ -1,6 +1,7 @@
 #include "kernels/cpu/fma_peak.hpp"
 
-#include <chrono>
+#include "core/stopwatch.hpp"
+
 #include <cstddef>
 #include <cstdint>
 
@@ -54,15 +55,14 @@ static double run_fmas(std::int64_t rounds, float* sink) {
 }  // namespace cpu
 
 double measure_fma_peak_gflops(double seconds) {
-  using Clock = std::chrono::steady_clock;
   constexpr std::int64_t kRounds = 1 << 16;
   double flops = 0.0;
-  const auto start = Clock::now();
+  const ThreadStopwatch watch;
   double elapsed = 0.0;
   do {
     float sink = 1.0f;
     flops += cpu::run_fmas(kRounds, &sink);
-    elapsed = std::chrono::duration<double>(Clock::now() - start).count();
+    elapsed = watch.seconds();
   } while (elapsed < seconds);
   return flops / elapsed * 1e-9;
 }

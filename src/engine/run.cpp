@@ -117,7 +117,7 @@ class Job {
     task.v = input.v;
     task.slots = slots;
     task.o = output.o;
-    task.statistic = std::holds_alternative<SoftmaxParams>(pass.mechanism) ? output.lse : output.remainder;
+    task.statistic = has_lse(pass.mechanism) ? output.lse : output.remainder;
     task.remainder_value = input.remainder_value;
 
     const double share =
@@ -125,7 +125,8 @@ class Job {
         static_cast<double>(count_pairs(band_of(pass.mechanism), {0, layer.seq_len}, {0, layer.seq_len})) /
         std::max(1.0, static_cast<double>(plan_.pairs()));
     const PassProgress on_progress = [&](double fraction) {
-      if (context_.on_progress) context_.on_progress(behind_ + share * fraction, layer.name);
+      if (context_.on_progress)
+        context_.on_progress(behind_ + share * fraction, layer.name.empty() ? "attention" : "layer " + layer.name);
     };
     const RingPassResult result = run_ring_pass(task, transport_, kernels_, &ledger_, on_progress);
     behind_ += share;
