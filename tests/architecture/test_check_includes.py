@@ -16,6 +16,7 @@ RIGHT = {
     "kernels/cpu/attend.cpp": '#include "hwy/highway.h"\n#include "mechanism/band.hpp"\n',
     "src/engine/run.cpp": '#include "io/file.hpp"\n',
     "apps/main.cpp": "#include <mpi.h>\n",
+    "tests/support/main.cpp": "#include <mpi.h>\nint main() {}\n",
 }
 WRONG = [
     ("src/core/error.cpp", '#include "mechanism/band.hpp"'),
@@ -27,6 +28,7 @@ WRONG = [
     ("src/engine/another.cpp", '#include "io/handle.hpp"'),
     ("apps/run.cpp", "#include <H5Fpublic.h>"),
     ("tests/engine/test_run.cpp", "#include <hdf5.h>"),
+    ("tests/comm/test_ring.cpp", "#include <mpi.h>"),
     ("src/engine/lost.cpp", '#include "nowhere.hpp"'),
 ]
 BESIDE_WRONG = {"src/engine/run.hpp": "", "comm/ring.hpp": "", "kernels/kernels.hpp": "", "src/io/handle.hpp": "#include <hdf5.h>\n"}

@@ -1,5 +1,3 @@
-#include <mpi.h>
-
 #include <optional>
 
 #include "comm/mpi_transport.hpp"
