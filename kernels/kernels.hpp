@@ -87,6 +87,10 @@ struct BlockOf<SoftmaxParams> {
   using type = LseBlock;
 };
 template <>
+struct BlockOf<CogParams> {
+  using type = LseBlock;
+};
+template <>
 struct BlockOf<StickBreakingParams> {
   using type = StickBlock;
 };
@@ -95,7 +99,7 @@ struct BlockOf<StickBreakingParams> {
 /// optional statistics are [batch, rows, any heads] float32, given as views with dim 1; data == nullptr: not wanted.
 struct FinishTask {
   MutableAnyView o;
-  TensorView<float> statistic;  ///< lse (softmax, natural log) or remainder (stick-breaking)
+  TensorView<float> statistic;  ///< lse (softmax, cog; natural log) or remainder (stick-breaking)
   std::span<const HeadSlot> slots;
   AnyView v_own;            ///< remainder = value: v of the same tokens, kv_head of each slot
   AnyView remainder_value;  ///< remainder = vector: [1, 1, heads, v_dim], q_head of each slot
@@ -121,6 +125,8 @@ class Kernels {
   /// key_run begins to be walked: key_run.end is the first key not yet seen, unless the block is at the identity.
   virtual AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
                              Heartbeat& heartbeat) = 0;
+  virtual AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block,
+                             Heartbeat& heartbeat) = 0;
   virtual AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                              Heartbeat& heartbeat) = 0;
 
@@ -133,6 +139,7 @@ class Kernels {
 
   /// Rounds once and writes. A row that saw no key gives o = 0, lse = -inf; or o = 0, remainder = 1 (drop).
   virtual void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const = 0;
+  virtual void finish(const FinishTask& task, const CogParams& params, const LseBlock& block) const = 0;
   virtual void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const = 0;
 };
 

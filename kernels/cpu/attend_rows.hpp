@@ -1,7 +1,7 @@
 #pragma once
-// What softmax and stick-breaking each do along an AttendWalk. A key block's sums start at zero and are then added to
-// the query tile's: with the sums over a key tile in registers, that makes three levels of summation, which keeps a
-// million keys precise.
+// What softmax (and cog) and stick-breaking each do along an AttendWalk. A key block's sums start at zero and are then
+// added to the query tile's: with the sums over a key tile in registers, that makes three levels of summation, which
+// keeps a million keys precise.
 
 #include <algorithm>
 #include <cmath>
@@ -13,11 +13,14 @@
 
 namespace ringscan::cpu {
 
-class SoftmaxRows {
+/// `kTile` is the operation that adds a key tile.
+template <auto kTile>
+class LseRows {
  public:
   using Tiles = TileInterval;
 
-  SoftmaxRows(LseBlock& block, const SoftmaxParams&, Scratch& scratch)
+  template <typename Params>
+  LseRows(LseBlock& block, const Params&, Scratch& scratch)
       : block_(block),
         shape_(block.shape),
         local_{scratch.out, scratch.lane_values, scratch.lane_values + kQueryTile} {}
@@ -31,7 +34,7 @@ class SoftmaxRows {
     std::fill_n(local_.sum, kQueryTile, 0.0f);
   }
   bool add(const TileOps& ops, const TileTask& tile_task, std::int64_t) {
-    ops.softmax_tile(tile_task, local_);
+    (ops.*kTile)(tile_task, local_);
     return false;
   }
   void finish(const TileOps& ops) { ops.join_lse(rows_, local_, shape_.out_rows); }
@@ -42,6 +45,9 @@ class SoftmaxRows {
   LseLanes local_;
   LseLanes rows_{};
 };
+
+using SoftmaxRows = LseRows<&TileOps::softmax_tile>;
+using CogRows = LseRows<&TileOps::cog_tile>;
 
 class StickRows {
  public:

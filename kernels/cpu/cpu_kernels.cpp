@@ -89,6 +89,9 @@ class CpuKernels final : public Kernels {
                      Heartbeat& heartbeat) override {
     return attend_with<SoftmaxRows>(ops_, task, params, block, heartbeat);
   }
+  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
+    return attend_with<CogRows>(ops_, task, params, block, heartbeat);
+  }
   AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                      Heartbeat& heartbeat) override {
     return attend_with<StickRows>(ops_, task, params, block, heartbeat);
@@ -102,6 +105,9 @@ class CpuKernels final : public Kernels {
   void join(StickBlock& near, const StickBlock& far) const override;
 
   void finish(const FinishTask& task, const SoftmaxParams&, const LseBlock& block) const override {
+    finish_rows(ops_, task, block);
+  }
+  void finish(const FinishTask& task, const CogParams&, const LseBlock& block) const override {
     finish_rows(ops_, task, block);
   }
   void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {

@@ -55,6 +55,9 @@ inline StickLanes lanes_at(const StickBlock& block, const LaneShape& shape, std:
 inline std::size_t block_bytes_of(const LaneShape& shape, const SoftmaxParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes();
 }
+inline std::size_t block_bytes_of(const LaneShape& shape, const CogParams&) {
+  return shape.out_bytes() + 2 * shape.lane_bytes();
+}
 inline std::size_t block_bytes_of(const LaneShape& shape, const StickBreakingParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes() + shape.flag_bytes() + shape.open_bytes();
 }

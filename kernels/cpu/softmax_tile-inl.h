@@ -1,4 +1,4 @@
-// Softmax of one key tile for one query tile, with a running maximum.
+// Softmax and cog of one key tile for one query tile, with a running maximum.
 #if defined(RINGSCAN_SOFTMAX_TILE_INL_H) == defined(HWY_TARGET_TOGGLE)
 #ifdef RINGSCAN_SOFTMAX_TILE_INL_H
 #undef RINGSCAN_SOFTMAX_TILE_INL_H
@@ -11,8 +11,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace ringscan::cpu::HWY_NAMESPACE {
 
+/// What the maximum and the sum are over, and what a score x weighs, with p = 2^(magnitude(x) - max).
+struct SoftmaxWeights {
+  static HWY_INLINE Floats Magnitude(Floats x) { return x; }
+  static HWY_INLINE Floats Weight(Floats, Floats p) { return p; }
+};
+/// cog: the sign is the score's; 0 has no weight, but counts in the sum.
+struct CogWeights {
+  static HWY_INLINE Floats Magnitude(Floats x) { return hn::Abs(x); }
+  static HWY_INLINE Floats Weight(Floats x, Floats p) {
+    const FloatTag d;
+    return hn::IfThenZeroElse(hn::Eq(x, hn::Zero(d)), hn::CopySign(p, x));
+  }
+};
+
 /// Keeps scores^T and raises the running maxima while they are in registers. Whether Max lets a NaN through does not
 /// matter: its own exponential carries it on.
+template <class Weights>
 struct StoreScoresAndMax {
   float* scores;
   float* max;
@@ -23,7 +38,7 @@ struct StoreScoresAndMax {
     for (std::size_t c = 0; c < kTileVectors; ++c) {
       Floats highest = hn::Load(d, max + lane + c * kLanes);
 #pragma GCC unroll 8
-      for (std::size_t r = 0; r < kTileRows; ++r) highest = hn::Max(highest, sums[r][c]);
+      for (std::size_t r = 0; r < kTileRows; ++r) highest = hn::Max(highest, Weights::Magnitude(sums[r][c]));
       hn::Store(highest, d, max + lane + c * kLanes);
     }
   }
@@ -52,20 +67,21 @@ struct DecayAndAdd {
 };
 
 /// Raises the maxima by the visible scores.
+template <class Weights>
 HWY_INLINE void MaskedMax(const TileTask& task, const LaneMask& sees, std::size_t first_lane, float* max) {
   const FloatTag d;
   for (std::size_t lane = 0; lane < kLaneGroup; lane += kLanes) {
     Floats highest = hn::Load(d, max + lane);
     for (std::size_t key = 0; key < task.num_keys; ++key) {
-      const Floats x = hn::Load(d, task.scores + key * kLaneGroup + lane);
+      const Floats x = Weights::Magnitude(hn::Load(d, task.scores + key * kLaneGroup + lane));
       highest = hn::Max(highest, hn::IfThenElse(sees(key, first_lane + lane), x, highest));
     }
     hn::Store(highest, d, max + lane);
   }
 }
 
-/// scores = 2^(scores - max); sum = sum * decay + their sum over the tile.
-template <bool kMasked>
+/// Scores become weights; sum = sum * decay + the sum of p = 2^(magnitude - max) over the tile.
+template <class Weights, bool kMasked>
 HWY_INLINE void Exponentials(const TileTask& task, const LaneMask& sees, std::size_t first_lane, const float* max,
                              const float* decay, float* sum) {
   const FloatTag d;
@@ -80,10 +96,11 @@ HWY_INLINE void Exponentials(const TileTask& task, const LaneMask& sees, std::si
     for (std::size_t key = 0; key < task.num_keys; ++key) {
       for (std::size_t c = 0; c < kVectors; ++c) {
         float* score = task.scores + key * kLaneGroup + lane + c * kLanes;
-        Floats p = Exp2(hn::Sub(hn::Load(d, score), highest[c]));
+        const Floats x = hn::Load(d, score);
+        Floats p = Exp2(hn::Sub(Weights::Magnitude(x), highest[c]));
         if constexpr (kMasked) p = hn::IfThenElseZero(sees(key, first_lane + lane + c * kLanes), p);
         total[c] = hn::Add(total[c], p);
-        hn::Store(p, d, score);
+        hn::Store(Weights::Weight(x, p), d, score);
       }
     }
     for (std::size_t c = 0; c < kVectors; ++c) {
@@ -103,7 +120,8 @@ HWY_INLINE void RaiseMax(float* max, const float* new_max, float* decay) {
   }
 }
 
-void SoftmaxTile(const TileTask& task, const LseLanes& lanes) {
+template <class Weights>
+HWY_INLINE void WeighTile(const TileTask& task, const LseLanes& lanes) {
   const FloatTag d;
   const LaneMask sees{task.first_lane, task.last_lane};
   const std::size_t key_rows = round_up(task.num_keys, kRowStep);
@@ -120,17 +138,26 @@ void SoftmaxTile(const TileTask& task, const LseLanes& lanes) {
 
     if (masked) {
       Product(task.keys, task.head_dim, key_rows, queries, task.head_dim, StoreScores{task.scores});
-      MaskedMax(task, sees, first_lane, new_max);
+      MaskedMax<Weights>(task, sees, first_lane, new_max);
       RaiseMax(max, new_max, decay);
-      Exponentials<true>(task, sees, first_lane, max, decay, sum);
+      Exponentials<Weights, true>(task, sees, first_lane, max, decay, sum);
     } else {
-      Product(task.keys, task.head_dim, key_rows, queries, task.head_dim, StoreScoresAndMax{task.scores, new_max});
+      Product(task.keys, task.head_dim, key_rows, queries, task.head_dim,
+              StoreScoresAndMax<Weights>{task.scores, new_max});
       RaiseMax(max, new_max, decay);
-      Exponentials<false>(task, sees, first_lane, max, decay, sum);
+      Exponentials<Weights, false>(task, sees, first_lane, max, decay, sum);
     }
     Product(task.values, kKeyTile, task.out_rows, task.scores, task.num_keys,
             DecayAndAdd{lanes.out + group * task.out_rows * kLaneGroup, decay, task.first});
   }
+}
+
+void SoftmaxTile(const TileTask& task, const LseLanes& lanes) {
+  WeighTile<SoftmaxWeights>(task, lanes);
+}
+
+void CogTile(const TileTask& task, const LseLanes& lanes) {
+  WeighTile<CogWeights>(task, lanes);
 }
 
 /// m = max(m1, m2); sum and out are weighted by 2^(m1 - m) and 2^(m2 - m).

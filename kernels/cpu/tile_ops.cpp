@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace ringscan::cpu::HWY_NAMESPACE {
 
 const TileOps& Ops() {
-  static constexpr TileOps kOps{HWY_TARGET, PackKeys, PackValues, PackQueries, SoftmaxTile,
+  static constexpr TileOps kOps{HWY_TARGET, PackKeys, PackValues, PackQueries, SoftmaxTile, CogTile,
                                 StickTile,  JoinLse,  JoinStick,  LanesToRows, StoreRow};
   return kOps;
 }

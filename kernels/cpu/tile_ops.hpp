@@ -54,8 +54,8 @@ struct TileTask {
 
 /// Accumulators of a query tile: `out` as lane rows, the others one a lane.
 struct LseLanes {
-  float* out;  ///< sum 2^(x - max) v
-  float* max;  ///< of x = z log2 e; kNoMax: no key
+  float* out;  ///< sum 2^(x - max) v; cog: sum sign(x) 2^(|x| - max) v
+  float* max;  ///< of x = z log2 e (cog: |x|); kNoMax: no key
   float* sum;  ///< of 2^(x - max)
 };
 struct StickLanes {
@@ -75,6 +75,7 @@ struct TileOps {
   void (*pack_queries)(const RowSource& source, float factor, float* rows, float* panels, float* lanes);
 
   void (*softmax_tile)(const TileTask& task, const LseLanes& lanes);
+  void (*cog_tile)(const TileTask& task, const LseLanes& lanes);
   void (*stick_tile)(const TileTask& task, const StickLanes& lanes);
 
   /// `near` becomes the join of both.

@@ -53,6 +53,28 @@ Row softmax_row(const SoftmaxParams& params, const HeadKeys& keys, std::span<con
   return row;
 }
 
+Row cog_row(const CogParams& params, const HeadKeys& keys, std::span<const double> q, std::int64_t query,
+            double scale) {
+  const Band band = band_of(params);
+  Row row{std::vector<double>(static_cast<std::size_t>(keys.v_dim), 0.0), -std::numeric_limits<double>::infinity()};
+  double max = 0.0;
+  for (std::int64_t j = 0; j < keys.seq_len; ++j) {
+    if (band.sees(query, j)) max = std::max(max, std::abs(score(keys, q, j, scale)));
+  }
+  double sum = 0.0;
+  for (std::int64_t j = 0; j < keys.seq_len; ++j) {
+    if (!band.sees(query, j)) continue;
+    const double z = score(keys, q, j, scale);
+    const double magnitude = std::exp(std::abs(z) - max);
+    sum += magnitude;
+    if (z != 0.0) add_value(keys, j, z > 0.0 ? magnitude : -magnitude, row.o);
+  }
+  if (sum == 0.0) return row;
+  for (double& element : row.o) element /= sum;
+  row.statistic = max + std::log(sum);
+  return row;
+}
+
 Row stick_breaking_row(const StickBreakingParams& params, const HeadKeys& keys, std::span<const double> q,
                        std::int64_t query, double scale, std::span<const double> remainder_vector) {
   const Band band = band_of(params);
@@ -78,6 +100,7 @@ Row row(const Mechanism& mechanism, const HeadKeys& keys, std::span<const double
   if (const auto* softmax = std::get_if<SoftmaxParams>(&mechanism)) {
     return softmax_row(*softmax, keys, q, query, scale);
   }
+  if (const auto* cog = std::get_if<CogParams>(&mechanism)) return cog_row(*cog, keys, q, query, scale);
   return stick_breaking_row(std::get<StickBreakingParams>(mechanism), keys, q, query, scale, remainder_vector);
 }
 

@@ -28,6 +28,8 @@ struct Row {
 Row softmax_row(const SoftmaxParams& params, const HeadKeys& keys, std::span<const double> q, std::int64_t query,
                 double scale);
 
+Row cog_row(const CogParams& params, const HeadKeys& keys, std::span<const double> q, std::int64_t query, double scale);
+
 /// `remainder_vector` [v_dim] is read only where the policy is kVector. Ignores params.epsilon: the exact result.
 Row stick_breaking_row(const StickBreakingParams& params, const HeadKeys& keys, std::span<const double> q,
                        std::int64_t query, double scale, std::span<const double> remainder_vector);

@@ -64,22 +64,42 @@ void StreamedRow::add(const KeyBlock& block) {
   const auto seen_z = std::span<const double>(z).subspan(offset, static_cast<std::size_t>(seen.size()));
   if (std::holds_alternative<SoftmaxParams>(*mechanism_)) {
     add_softmax(block, seen, seen_z);
+  } else if (std::holds_alternative<CogParams>(*mechanism_)) {
+    add_cog(block, seen, seen_z);
   } else {
     add_stick_breaking(block, seen, seen_z);
   }
 }
 
-/// m' = max(m, z);  l = l e^(m - m') + sum e^(z - m');  O likewise.
-void StreamedRow::add_softmax(const KeyBlock& block, const TokenRun& seen, std::span<const double> z) {
-  const double largest = std::max(max_, *std::max_element(z.begin(), z.end()));
+/// m' = max(m, largest);  l = l e^(m - m');  O likewise.
+void StreamedRow::raise_max(double largest) {
+  if (!(largest > max_)) return;
   const double shrink = sum_ > 0.0 ? std::exp(max_ - largest) : 0.0;
   for (double& x : out_) x *= shrink;
   sum_ *= shrink;
   max_ = largest;
+}
+
+/// l += sum e^(z - m);  O likewise.
+void StreamedRow::add_softmax(const KeyBlock& block, const TokenRun& seen, std::span<const double> z) {
+  raise_max(*std::max_element(z.begin(), z.end()));
   for (std::int64_t key = seen.begin; key < seen.end; ++key) {
     const double weight = std::exp(z[static_cast<std::size_t>(key - seen.begin)] - max_);
     sum_ += weight;
     add_scaled(out_, weight, block.v(key));
+  }
+}
+
+/// l += sum e^(|z| - m);  O += sum sign(z) e^(|z| - m) v.
+void StreamedRow::add_cog(const KeyBlock& block, const TokenRun& seen, std::span<const double> z) {
+  double largest = 0.0;
+  for (const double score : z) largest = std::max(largest, std::abs(score));
+  raise_max(largest);
+  for (std::int64_t key = seen.begin; key < seen.end; ++key) {
+    const double score = z[static_cast<std::size_t>(key - seen.begin)];
+    const double magnitude = std::exp(std::abs(score) - max_);
+    sum_ += magnitude;
+    if (score != 0.0) add_scaled(out_, score > 0.0 ? magnitude : -magnitude, block.v(key));
   }
 }
 
@@ -94,7 +114,7 @@ void StreamedRow::add_stick_breaking(const KeyBlock& block, const TokenRun& seen
 
 Row StreamedRow::finish(std::span<const double> v_own, std::span<const double> remainder_vector) const {
   Row row{out_, 0.0};
-  if (std::holds_alternative<SoftmaxParams>(*mechanism_)) {
+  if (has_lse(*mechanism_)) {
     if (sum_ > 0.0) {
       for (double& x : row.o) x /= sum_;
     }

@@ -49,6 +49,8 @@ class StreamedRow {
 
  private:
   void add_softmax(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
+  void add_cog(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
+  void raise_max(double largest);
   void add_stick_breaking(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
 
   const Mechanism* mechanism_;
@@ -57,7 +59,7 @@ class StreamedRow {
   std::int64_t query_;
   double scale_;
   std::vector<double> out_;
-  double max_;  // softmax: largest z so far, and the sum of e^(z - max)
+  double max_;  // softmax: largest z (cog: |z|) so far, and the sum of e^(z - max)
   double sum_ = 0.0;
   double spent_ = 0.0;  // stick-breaking: -log of the stick that is left
 };

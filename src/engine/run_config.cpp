@@ -37,7 +37,7 @@ std::string head_list_text(const std::vector<int>& heads) {
 }
 
 std::string params_text(const SoftmaxParams& params) {
-  return setting_line("causal", on_off(params.causal)) + setting_line("softmax.window", std::to_string(params.window));
+  return setting_line("softmax.window", std::to_string(params.window));
 }
 
 std::string params_text(const StickBreakingParams& params) {
@@ -47,6 +47,21 @@ std::string params_text(const StickBreakingParams& params) {
   return setting_line("stick-breaking.epsilon", number_text(params.epsilon)) +
          setting_line("stick-breaking.attend-current", on_off(params.attend_current)) +
          setting_line("stick-breaking.remainder", policy);
+}
+
+std::string params_text(const CogParams&) {
+  return "";
+}
+
+/// One option for all mechanisms that have it.
+std::string causal_text(const RunConfig& config) {
+  for (const HeadAssignment& assignment : config.assignments) {
+    const auto* softmax = std::get_if<SoftmaxParams>(&assignment.mechanism);
+    const auto* cog = std::get_if<CogParams>(&assignment.mechanism);
+    if (softmax != nullptr) return setting_line("causal", on_off(softmax->causal));
+    if (cog != nullptr) return setting_line("causal", on_off(cog->causal));
+  }
+  return "";
 }
 
 std::string outputs_text(const RunConfig& config) {
@@ -68,6 +83,7 @@ std::string RunConfig::text() const {
                                       : setting_line("heads." + name, head_list_text(assignment.heads));
     lines += std::visit([](const auto& params) { return params_text(params); }, assignment.mechanism);
   }
+  lines += causal_text(*this);
   if (scale) lines += setting_line("scale", number_text(*scale));
   lines += setting_line("backend", backend);
   lines += setting_line("layout", layout ? name_of(*layout) : "auto");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <utility>
 
@@ -14,10 +15,23 @@ struct Draft {
   RunConfig config;
   SoftmaxParams softmax;
   StickBreakingParams stick;
+  CogParams cog;
   std::string mechanism;
-  std::vector<int> softmax_heads;
-  std::vector<int> stick_heads;
+  std::map<std::string, std::vector<int>, std::less<>> heads;  // by mechanism
 };
+
+/// A mechanism's name and its parameters in a draft.
+struct MechanismChoice {
+  std::string_view name;
+  Mechanism (*of)(const Draft&);
+};
+
+constexpr MechanismChoice kMechanisms[] = {
+    {"softmax", [](const Draft& draft) -> Mechanism { return draft.softmax; }},
+    {"stick-breaking", [](const Draft& draft) -> Mechanism { return draft.stick; }},
+    {"cog", [](const Draft& draft) -> Mechanism { return draft.cog; }},
+};
+constexpr std::string_view kMechanismNames = "softmax, stick-breaking or cog";
 
 template <typename Value>
 Value parse_choice(const Setting& setting, std::initializer_list<std::pair<std::string_view, Value>> choices,
@@ -44,15 +58,20 @@ std::string parse_text(const Setting& setting, std::string_view wanted) {
 }
 
 void set_mechanism(Draft& draft, const Setting& setting) {
-  for (const char* name : {"softmax", "stick-breaking"}) {
-    if (setting.value == name) draft.mechanism = name;
+  for (const MechanismChoice& choice : kMechanisms) {
+    if (setting.value == choice.name) draft.mechanism = choice.name;
   }
-  for (const char* name : {"cog", "sparse", "linear", "ssm", "mamba", "chela"}) {
-    if (setting.value == name) {
-      throw bad_input(setting.where + ": " + name + " is not in this version, want softmax or stick-breaking");
+  for (const char* name : {"sparse", "linear", "ssm", "mamba", "chela"}) {
+    if (setting.value == name && draft.mechanism.empty()) {
+      throw bad_input(setting.where + ": " + name + " is not in this version, want " + std::string(kMechanismNames));
     }
   }
-  if (draft.mechanism.empty()) throw wrong_value(setting, "softmax or stick-breaking");
+  if (draft.mechanism.empty()) throw wrong_value(setting, kMechanismNames);
+}
+
+/// heads.NAME
+void set_heads(Draft& draft, const Setting& setting) {
+  draft.heads[setting.name.substr(setting.name.find('.') + 1)] = parse_in_place(setting, parse_head_list);
 }
 
 void set_outputs(Draft& draft, const Setting& setting) {
@@ -90,7 +109,7 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.output = parse_text(s, "a file name"); }},
       {{"layers", "GLOB", "layer groups to take (default *: all)"},
        [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
-      {{"outputs", "LIST", "results beside o: lse (softmax), remainder (stick-breaking), comma-separated"},
+      {{"outputs", "LIST", "results beside o: lse (softmax, cog), remainder (stick-breaking), comma-separated"},
        set_outputs},
       {{"output-dtype", "TYPE", "float64, float32, float16 or bfloat16 (default: the input's)"},
        [](Draft& d, const Setting& s) {
@@ -108,13 +127,12 @@ const std::vector<RunOption>& file_options() {
 
 const std::vector<RunOption>& mechanism_options() {
   static const std::vector<RunOption> options = {
-      {{"mechanism", "NAME", "the mechanism of all heads: softmax or stick-breaking"}, set_mechanism},
-      {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"},
-       [](Draft& d, const Setting& s) { d.softmax_heads = parse_in_place(s, parse_head_list); }},
-      {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"},
-       [](Draft& d, const Setting& s) { d.stick_heads = parse_in_place(s, parse_head_list); }},
-      {{"causal", "on|off", "keys up to the query alone (default on; off: softmax only)", true},
-       [](Draft& d, const Setting& s) { d.softmax.causal = parse_switch(s); }},
+      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking or cog"}, set_mechanism},
+      {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"}, set_heads},
+      {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"}, set_heads},
+      {{"heads.cog", "HEADS", "a hybrid: the heads that have cog"}, set_heads},
+      {{"causal", "on|off", "keys up to the query alone (default on; off: softmax and cog only)", true},
+       [](Draft& d, const Setting& s) { d.softmax.causal = d.cog.causal = parse_switch(s); }},
       {{"softmax.window", "TOKENS", "only keys under this far from the query (default 0: all)"},
        [](Draft& d, const Setting& s) {
          d.softmax.window = parse_whole_number(s, 0, Band::kUnbounded, "a number of tokens, 0 (all) or more");
@@ -182,65 +200,65 @@ const std::vector<RunOption>& all_options() {
 /// What was given, by name; for messages about combinations.
 using Given = std::map<std::string, const Setting*>;
 
-/// Where each of `names` was given, if one was.
-const Setting* first_given(const Given& given, std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    if (const auto found = given.find(name); found != given.end()) return found->second;
+/// Each head is given once.
+void check_heads(const Draft& draft, const Given& given) {
+  std::map<int, std::string_view> owners;
+  for (const MechanismChoice& choice : kMechanisms) {
+    const auto found = draft.heads.find(choice.name);
+    if (found == draft.heads.end()) continue;
+    for (const int head : found->second) {
+      const auto [owner, is_new] = owners.emplace(head, choice.name);
+      if (is_new) continue;
+      throw bad_input(given.at("heads." + std::string(choice.name))->where + ": head " + std::to_string(head) +
+                      " is in heads." + std::string(owner->second) + " too, want one mechanism a head");
+    }
   }
-  return nullptr;
 }
 
 void assign_heads(Draft& draft, const Given& given) {
-  const Setting* heads = first_given(given, {"heads.softmax", "heads.stick-breaking"});
   auto& assignments = draft.config.assignments;
-  if (heads == nullptr) {
-    if (draft.mechanism.empty()) {
-      throw bad_input("no mechanism: want --mechanism softmax or stick-breaking, or --heads.MECHANISM for a hybrid");
-    }
-    if (draft.mechanism == "softmax") {
-      assignments.push_back({draft.softmax, {}});
-    } else {
-      assignments.push_back({draft.stick, {}});
-    }
-    return;
+  if (draft.heads.empty() && draft.mechanism.empty()) {
+    throw bad_input("no mechanism: want --mechanism " + std::string(kMechanismNames) +
+                    ", or --heads.MECHANISM for a hybrid");
   }
-  if (!draft.mechanism.empty()) {
-    throw bad_input(heads->where + ": cannot be given with mechanism = " + draft.mechanism +
-                    ", which has all heads: want one of the two");
+  if (!draft.heads.empty() && !draft.mechanism.empty()) {
+    throw bad_input(given.at("heads." + draft.heads.begin()->first)->where + ": cannot be given with mechanism = " +
+                    draft.mechanism + ", which has all heads: want one of the two");
   }
-  for (const int head : draft.softmax_heads) {
-    if (std::binary_search(draft.stick_heads.begin(), draft.stick_heads.end(), head)) {
-      throw bad_input(given.at("heads.stick-breaking")->where + ": head " + std::to_string(head) +
-                      " is in heads.softmax too, want one mechanism a head");
-    }
+  check_heads(draft, given);
+  for (const MechanismChoice& choice : kMechanisms) {
+    if (choice.name == draft.mechanism) assignments.push_back({choice.of(draft), {}});
+    const auto heads = draft.heads.find(choice.name);
+    if (heads != draft.heads.end()) assignments.push_back({choice.of(draft), heads->second});
   }
-  if (!draft.softmax_heads.empty()) assignments.push_back({draft.softmax, draft.softmax_heads});
-  if (!draft.stick_heads.empty()) assignments.push_back({draft.stick, draft.stick_heads});
 }
 
 /// An option that no head would heed is a mistake, not a preference.
 void check_mechanism_options(const Draft& draft, const Given& given) {
-  bool has_softmax = false;
-  bool has_stick = false;
-  for (const HeadAssignment& assignment : draft.config.assignments) {
-    (std::holds_alternative<SoftmaxParams>(assignment.mechanism) ? has_softmax : has_stick) = true;
+  const auto& assignments = draft.config.assignments;
+  const auto has = [&](std::string_view mechanism) {
+    return std::any_of(assignments.begin(), assignments.end(),
+                       [&](const HeadAssignment& assignment) { return name_of(assignment.mechanism) == mechanism; });
+  };
+  for (const auto& [name, setting] : given) {
+    const std::string mechanism = name.substr(0, name.find('.'));
+    if (mechanism == name || mechanism == "heads" || has(mechanism)) continue;
+    throw bad_input(setting->where + ": no head has " + mechanism + ", want it left out or a head with " + mechanism);
   }
-  if (!draft.softmax.causal && has_stick) {
-    throw bad_input(given.at("causal")->where + ": stick-breaking is causal, want causal = off with softmax alone");
+  for (const HeadAssignment& assignment : assignments) {
+    const auto& mechanism = assignment.mechanism;
+    const bool knows_causal =
+        std::holds_alternative<SoftmaxParams>(mechanism) || std::holds_alternative<CogParams>(mechanism);
+    if (draft.softmax.causal || knows_causal) continue;
+    throw bad_input(given.at("causal")->where + ": " + std::string(name_of(mechanism)) +
+                    " is causal, want causal = off with softmax and cog alone");
   }
-  const Setting* softmax_only = first_given(given, {"softmax.window"});
-  if (softmax_only != nullptr && !has_softmax) {
-    throw bad_input(softmax_only->where + ": no head has softmax, want it left out or a head with softmax");
+  const bool has_any_lse =
+      std::any_of(assignments.begin(), assignments.end(), [](const HeadAssignment& a) { return has_lse(a.mechanism); });
+  if (draft.config.want_lse && !has_any_lse) {
+    throw bad_input(given.at("outputs")->where + ": found lse, and no head has a mechanism with it (softmax, cog)");
   }
-  const Setting* stick_only =
-      first_given(given, {"stick-breaking.epsilon", "stick-breaking.attend-current", "stick-breaking.remainder"});
-  if (stick_only != nullptr && !has_stick) {
-    throw bad_input(stick_only->where + ": no head has stick-breaking, want it left out or a head with stick-breaking");
-  }
-  if (draft.config.want_lse && !has_softmax) {
-    throw bad_input(given.at("outputs")->where + ": found lse, which softmax alone has, and no head has softmax");
-  }
-  if (draft.config.want_remainder && !has_stick) {
+  if (draft.config.want_remainder && !has("stick-breaking")) {
     throw bad_input(given.at("outputs")->where +
                     ": found remainder, which stick-breaking alone has, and no head has stick-breaking");
   }

@@ -31,6 +31,9 @@ LayoutKind layout_for(const RunConfig& config, const Mechanism& mechanism, int w
   if (const auto* stick = std::get_if<StickBreakingParams>(&mechanism)) {
     return stick->epsilon > 0.0 ? LayoutKind::kContiguous : LayoutKind::kZigzag;
   }
+  if (const auto* cog = std::get_if<CogParams>(&mechanism)) {
+    return cog->causal ? LayoutKind::kZigzag : LayoutKind::kContiguous;
+  }
   const auto& softmax = std::get<SoftmaxParams>(mechanism);
   return softmax.causal && softmax.window == 0 ? LayoutKind::kZigzag : LayoutKind::kContiguous;
 }

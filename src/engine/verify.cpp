@@ -142,8 +142,7 @@ class AssignmentCheck {
  public:
   AssignmentCheck(const LayerFiles& files, const Mechanism& mechanism, double scale, const VerifyRequest& request)
       : files_(files), mechanism_(mechanism), scale_(scale) {
-    const bool is_softmax = std::holds_alternative<SoftmaxParams>(mechanism);
-    const char* statistic = is_softmax ? "lse" : "remainder";
+    const char* statistic = has_lse(mechanism) ? "lse" : "remainder";
     const double epsilon = epsilon_of(mechanism);
     o_.dataset = "o";
     o_.bound = request.tolerance.value_or(bound_of(files.o.type)) + epsilon;

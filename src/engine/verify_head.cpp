@@ -100,7 +100,7 @@ double vector_error(std::span<const double> found, std::span<const double> wante
 
 double statistic_error(const Mechanism& mechanism, double found, double wanted) {
   if (found == wanted) return 0.0;  // both -inf among them
-  const double scale = std::holds_alternative<SoftmaxParams>(mechanism) ? std::max(1.0, std::abs(wanted)) : 1.0;
+  const double scale = has_lse(mechanism) ? std::max(1.0, std::abs(wanted)) : 1.0;
   return or_infinity(std::abs(found - wanted) / scale);
 }
 

@@ -2,8 +2,22 @@
 
 namespace ringscan {
 
+namespace {
+
+std::string_view name_of(const SoftmaxParams&) {
+  return "softmax";
+}
+std::string_view name_of(const StickBreakingParams&) {
+  return "stick-breaking";
+}
+std::string_view name_of(const CogParams&) {
+  return "cog";
+}
+
+}  // namespace
+
 std::string_view name_of(const Mechanism& mechanism) {
-  return std::holds_alternative<SoftmaxParams>(mechanism) ? "softmax" : "stick-breaking";
+  return std::visit([](const auto& params) { return name_of(params); }, mechanism);
 }
 
 Band band_of(const SoftmaxParams& params) {
@@ -20,8 +34,16 @@ Band band_of(const StickBreakingParams& params) {
   return {params.attend_current ? 0 : 1, Band::kUnbounded};
 }
 
+Band band_of(const CogParams& params) {
+  return {params.causal ? 0 : -Band::kUnbounded, Band::kUnbounded};
+}
+
 Band band_of(const Mechanism& mechanism) {
   return std::visit([](const auto& params) { return band_of(params); }, mechanism);
+}
+
+bool has_lse(const Mechanism& mechanism) {
+  return !std::holds_alternative<StickBreakingParams>(mechanism);
 }
 
 bool is_ordered(const Mechanism& mechanism) {

@@ -27,8 +27,8 @@ struct StickBreakingParams {
   friend bool operator==(const StickBreakingParams&, const StickBreakingParams&) = default;
 };
 
-/// w_ij = sign(z_ij) softmax_j(|z_ij|), o_i = sum_j w_ij v_j; lse of |z|. A key with z = 0 has weight 0 and counts in the
-/// denominator; arXiv 2411.07176.
+/// w_ij = sign(z_ij) softmax_j(|z_ij|), o_i = sum_j w_ij v_j; lse of |z|. A key with z = 0 has weight 0 and counts in
+/// the denominator; arXiv 2411.07176.
 struct CogParams {
   bool causal = true;
   friend bool operator==(const CogParams&, const CogParams&) = default;
@@ -62,15 +62,19 @@ struct LinearParams {
   friend bool operator==(const LinearParams&, const LinearParams&) = default;
 };
 
-using Mechanism = std::variant<SoftmaxParams, StickBreakingParams>;
+using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams>;
 
-/// "softmax", "stick-breaking": as on the command line.
+/// "softmax", "stick-breaking", ...: as on the command line.
 std::string_view name_of(const Mechanism& mechanism);
 
 /// The keys a query of this mechanism may see.
 Band band_of(const SoftmaxParams& params);
 Band band_of(const StickBreakingParams& params);
+Band band_of(const CogParams& params);
 Band band_of(const Mechanism& mechanism);
+
+/// True where the row's statistic is lse (softmax, cog); else it is the remainder (stick-breaking).
+bool has_lse(const Mechanism& mechanism);
 
 /// True where partial results must be joined in the order of their keys.
 bool is_ordered(const Mechanism& mechanism);

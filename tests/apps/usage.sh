@@ -18,8 +18,8 @@ job=("$program" run --input a.h5 --output b.h5)
 fails 2 "no input: want --input FILE" "$program" run --output b.h5 --mechanism softmax
 fails 2 "no output: want --output FILE" "$program" run --input a.h5 --mechanism softmax
 fails 2 "no mechanism: want --mechanism" "${job[@]}"
-fails 2 "--mechanism: found 'sofmax', want softmax or stick-breaking" "${job[@]}" --mechanism sofmax
-fails 2 "--mechanism: mamba is not in this version, want softmax or stick-breaking" "${job[@]}" --mechanism mamba
+fails 2 "--mechanism: found 'sofmax', want softmax, stick-breaking or cog" "${job[@]}" --mechanism sofmax
+fails 2 "--mechanism: mamba is not in this version, want softmax, stick-breaking or cog" "${job[@]}" --mechanism mamba
 
 job+=(--mechanism softmax)
 fails 2 "--inptu: unknown option, did you mean input?" "${job[@]}" --inptu a.h5
@@ -46,7 +46,7 @@ stick=("$program" run --input a.h5 --output b.h5 --mechanism stick-breaking)
 fails 2 "--causal: stick-breaking is causal" "${stick[@]}" --causal off
 fails 2 "--stick-breaking.epsilon: found '1', want a number" "${stick[@]}" --stick-breaking.epsilon 1
 fails 2 "--stick-breaking.remainder: found 'keep', want drop, value or vector" "${stick[@]}" --stick-breaking.remainder keep
-fails 2 "--outputs: found lse, which softmax alone has" "${stick[@]}" --outputs lse
+fails 2 "--outputs: found lse, and no head has a mechanism with it" "${stick[@]}" --outputs lse
 hybrid=("$program" run --input a.h5 --output b.h5)
 fails 2 "head 3 is in heads.softmax too" "${hybrid[@]}" --heads.softmax 0-3 --heads.stick-breaking 3-5
 fails 2 "names head 1 twice" "${hybrid[@]}" --heads.softmax 0-3,1

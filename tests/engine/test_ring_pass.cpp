@@ -21,14 +21,26 @@ Mechanism softmax(bool causal, std::int64_t window) {
   return SoftmaxParams{causal, window};
 }
 
+Mechanism cog(bool causal) {
+  return CogParams{causal};
+}
+
 Mechanism stick(bool attend_current, double epsilon, RemainderPolicy remainder = RemainderPolicy::kDrop) {
   return StickBreakingParams{attend_current, remainder, epsilon};
 }
 
 std::vector<Mechanism> all_mechanisms() {
-  return {softmax(true, 0),  softmax(false, 0),     softmax(true, 1),
-          softmax(true, 50), softmax(false, 9),     stick(false, 0.0),
-          stick(true, 0.0),  stick(false, 0x1p-24), stick(true, 0x1p-24, RemainderPolicy::kValue)};
+  return {softmax(true, 0),
+          softmax(false, 0),
+          softmax(true, 1),
+          softmax(true, 50),
+          softmax(false, 9),
+          stick(false, 0.0),
+          stick(true, 0.0),
+          stick(false, 0x1p-24),
+          stick(true, 0x1p-24, RemainderPolicy::kValue),
+          cog(true),
+          cog(false)};
 }
 
 double tolerance_of(const Mechanism& mechanism, const AttentionProblem& problem) {
@@ -81,8 +93,8 @@ TEST_CASE("a pass over the ring equals the oracle at odd lengths and empty shard
 
 TEST_CASE("a pass over the ring equals the oracle with grouped KV heads, batch, and v_dim unlike head_dim") {
   const AttentionProblem problem = make_problem(301, 6, 3, 20, 12, 2);
-  for (const Mechanism& mechanism :
-       {softmax(true, 0), softmax(false, 0), softmax(true, 70), stick(false, 0.0), stick(false, 0x1p-24)}) {
+  for (const Mechanism& mechanism : {softmax(true, 0), softmax(false, 0), softmax(true, 70), cog(true), cog(false),
+                                     stick(false, 0.0), stick(false, 0x1p-24)}) {
     check_everywhere(problem, mechanism);
   }
   SUCCEED();

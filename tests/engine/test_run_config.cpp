@@ -56,6 +56,9 @@ TEST_CASE("A configuration reads back from its text") {
     config.assignments = {{SoftmaxParams{true, 4096}, {0, 1, 2, 8}},
                           {StickBreakingParams{true, RemainderPolicy::kVector, 1e-7}, {3, 5}}};
   }
+  SECTION("cog beside softmax, both without causal") {
+    config.assignments = {{SoftmaxParams{false, 0}, {1}}, {CogParams{false}, {0}}};
+  }
   SECTION("softmax without causal") {
     config.assignments = {{SoftmaxParams{false, 7}, {}}};
   }
@@ -114,8 +117,8 @@ TEST_CASE("What a configuration cannot say") {
     REQUIRE(!contains(message, "\n"));
   };
   fails_with("", "no mechanism");
-  fails_with("mechanism = cog", "configuration:3: mechanism: cog is not in this version");
-  fails_with("mechanism = sofmax", "found 'sofmax', want softmax or stick-breaking");
+  fails_with("mechanism = mamba", "configuration:3: mechanism: mamba is not in this version");
+  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking or cog");
   fails_with("mechanims = softmax", "configuration:3: mechanims: unknown option, did you mean mechanism?");
   fails_with("mechanism = softmax\nsoftmax.window = -1", "found '-1'");
   fails_with("mechanism = softmax\nsoftmax.window = 4k", "found '4k'");
@@ -125,7 +128,7 @@ TEST_CASE("What a configuration cannot say") {
   fails_with("mechanism = stick-breaking\nstick-breaking.epsilon = nan", "found 'nan'");
   fails_with("mechanism = stick-breaking\nstick-breaking.remainder = keep", "drop, value or vector");
   fails_with("mechanism = stick-breaking\ncausal = off", "stick-breaking is causal");
-  fails_with("mechanism = stick-breaking\noutputs = lse", "no head has softmax");
+  fails_with("mechanism = stick-breaking\noutputs = lse", "no head has a mechanism with it");
   fails_with("mechanism = softmax\noutputs = remainder", "no head has stick-breaking");
   fails_with("mechanism = softmax\noutputs = lse,mass", "want a list of lse, remainder");
   fails_with("mechanism = softmax\nreproducible = on\nlayout = zigzag", "configuration:5: layout");

@@ -26,7 +26,7 @@ TEST_CASE("Any length is right, on both sides of every tile edge") {
     AttentionCase problem;
     problem.seq_len = seq_len;
     for (const Mechanism& mechanism :
-         {Mechanism(SoftmaxParams{}), Mechanism(exact_stick()), Mechanism(exact_stick(true))}) {
+         {Mechanism(SoftmaxParams{}), Mechanism(CogParams{}), Mechanism(exact_stick()), Mechanism(exact_stick(true))}) {
       problem.mechanism = mechanism;
       require_right(problem);
     }
@@ -40,12 +40,35 @@ TEST_CASE("Any head_dim and v_dim is right") {
     for (const std::int64_t v_dim : {head_dim, std::int64_t{1}, std::int64_t{20}, std::int64_t{256}}) {
       problem.head_dim = head_dim;
       problem.v_dim = v_dim;
-      problem.mechanism = SoftmaxParams{};
-      require_right(problem);
-      problem.mechanism = exact_stick();
+      for (const Mechanism& mechanism :
+           {Mechanism(SoftmaxParams{}), Mechanism(CogParams{}), Mechanism(exact_stick())}) {
+        problem.mechanism = mechanism;
+        require_right(problem);
+      }
+    }
+  }
+}
+
+TEST_CASE("cog: signs, causal off, large scores, and scores of 0 that count without weight") {
+  AttentionCase problem;
+  problem.seq_len = 300;
+  for (const bool causal : {true, false}) {
+    problem.mechanism = CogParams{causal};
+    for (const float scale : {0.0f, 1.0f, 2.0f}) {
+      problem.scale = scale;
       require_right(problem);
     }
   }
+  problem.scale = 1.0f;
+  problem.head_dim = 1;
+  problem.q = [](std::int64_t, std::int64_t) { return 1.0f; };
+  problem.k = [](std::int64_t token, std::int64_t) { return static_cast<float>(token % 3 - 1); };
+  require_right(problem);
+  problem.k = [](std::int64_t, std::int64_t) { return 0.0f; };
+  const auto kernels = make_kernels_under_test();
+  const Result result = run_case(*kernels, problem);
+  for (const float o : result.o) REQUIRE(o == 0.0f);
+  REQUIRE(std::abs(result.statistic.back() - std::log(300.0f)) < 1e-5f);
 }
 
 TEST_CASE("Bands: causal off and windows") {

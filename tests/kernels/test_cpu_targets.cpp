@@ -38,6 +38,8 @@ std::vector<AttentionCase> small_cases() {
     cases.push_back(problem);
     problem.mechanism = SoftmaxParams{true, 70};
     cases.push_back(problem);
+    problem.mechanism = CogParams{};
+    cases.push_back(problem);
     problem.mechanism = StickBreakingParams{false, RemainderPolicy::kValue, 0.0};
     cases.push_back(problem);
   }

@@ -68,7 +68,7 @@ TEST_CASE("Aligned runs give the bits of one run") {
   problem.num_heads = 2;
   problem.key_block = 128;
   for (const Mechanism& mechanism : {Mechanism(SoftmaxParams{}), Mechanism(SoftmaxParams{true, 100}),
-                                     Mechanism(stick(0.0)), Mechanism(stick(0x1p-24))}) {
+                                     Mechanism(CogParams{}), Mechanism(stick(0.0)), Mechanism(stick(0x1p-24))}) {
     problem.mechanism = mechanism;
     problem.steps = {};
     problem.queries = {0, 700};
