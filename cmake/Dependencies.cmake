@@ -11,7 +11,13 @@ find_package(spdlog REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
-find_library(DNNL_LIBRARY dnnl)  # only `bench kernels` uses it, as the peer that is measured
+# The projections of the Mamba block, and the peer that `bench kernels` measures.
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.h REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)  # oneDNN's threads, which we do without
+add_library(ringscan_onednn INTERFACE)
+target_include_directories(ringscan_onednn SYSTEM INTERFACE "${DNNL_INCLUDE_DIR}")
+target_link_libraries(ringscan_onednn INTERFACE "${DNNL_LIBRARY}" OpenMP::OpenMP_CXX)
 
 add_library(ringscan_hdf5 INTERFACE)
 target_include_directories(ringscan_hdf5 SYSTEM INTERFACE ${HDF5_C_INCLUDE_DIRS})

@@ -1,0 +1,310 @@
+// The selective scan on the CPU: brings blocks of tokens and channels into float32, hands them to this machine's
+// functions, and puts the results where they belong.
+
+#include "kernels/ssm_kernels.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numbers>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/error.hpp"
+#include "kernels/cpu/flush_denormals.hpp"
+#include "kernels/cpu/projection.hpp"
+#include "kernels/cpu/ssm_ops.hpp"
+
+namespace ringscan {
+namespace {
+
+using namespace cpu;
+
+constexpr std::size_t kBlockFloats = kSsmTokens * kSsmChannels;
+
+void require(bool holds, const char* wanted) {
+  if (!holds) throw failure(std::string("cpu ssm kernels: ") + wanted);
+}
+
+std::size_t round_up_lanes(std::size_t channels) {
+  return (channels + kSsmLanes - 1) / kSsmLanes * kSsmLanes;
+}
+
+/// A run of channels of one group, at most kSsmChannels of them.
+struct ChannelBlock {
+  std::int64_t begin = 0;
+  std::int64_t count = 0;
+  std::int64_t group = 0;
+  std::size_t padded() const { return round_up_lanes(static_cast<std::size_t>(count)); }
+};
+
+std::vector<ChannelBlock> channel_blocks(const ScanInputs& inputs) {
+  std::vector<ChannelBlock> blocks;
+  for (std::int64_t begin = 0; begin < inputs.channels();) {
+    const std::int64_t global = inputs.first_channel + begin;
+    const std::int64_t group = global / inputs.channels_per_group;
+    const std::int64_t group_end = (group + 1) * inputs.channels_per_group - inputs.first_channel;
+    const std::int64_t end = std::min({begin + static_cast<std::int64_t>(kSsmChannels), group_end, inputs.channels()});
+    blocks.push_back({begin, end - begin, group});
+    begin = end;
+  }
+  return blocks;
+}
+
+void check(const ScanInputs& inputs, const TensorView<float>& y) {
+  const Shape4 wanted{inputs.batch(), inputs.tokens(), 1, inputs.channels()};
+  require(inputs.u.shape == wanted && inputs.delta.shape == wanted && y.shape == wanted, "delta and y shaped as u");
+  require(inputs.z.data == nullptr || inputs.z.shape == wanted, "z shaped as u");
+  require(inputs.b.shape == inputs.c.shape && inputs.b.shape[0] == wanted[0] && inputs.b.shape[1] == wanted[1],
+          "B and C of one shape, over the tokens of u");
+  require(inputs.channels_per_group >= 1 &&
+              inputs.first_channel + inputs.channels() <= inputs.b.shape[2] * inputs.channels_per_group,
+          "a group of B and C for every channel");
+}
+
+/// What a block works in.
+class Workspace {
+ public:
+  void reserve(std::size_t d_state) {
+    if (buffer_.size_bytes() < bytes(d_state)) buffer_ = Buffer(bytes(d_state));
+    buffer_.fill_zero();
+    float* next = buffer_.as<float>();
+    const auto take = [&next](std::size_t count) { return std::exchange(next, next + count); };
+    u = take(kBlockFloats);
+    delta = take(kBlockFloats);
+    z = take(kBlockFloats);
+    y = take(kBlockFloats);
+    b = take(kSsmTokens * d_state);
+    c = take(kSsmTokens * d_state);
+    a_log2 = take(d_state * kSsmChannels);
+    h = take(d_state * kSsmChannels);
+    d = take(kSsmChannels);
+    bias = take(kSsmChannels);
+    a_slowest = take(kSsmChannels);
+    sums = {take(kSsmChannels), take(kSsmChannels)};
+  }
+  static std::size_t bytes(std::size_t d_state) {
+    return (4 * kBlockFloats + 2 * kSsmTokens * d_state + 2 * d_state * kSsmChannels + 5 * kSsmChannels) *
+           sizeof(float);
+  }
+
+  float* u = nullptr;
+  float* delta = nullptr;
+  float* z = nullptr;
+  float* y = nullptr;
+  float* b = nullptr;
+  float* c = nullptr;
+  float* a_log2 = nullptr;
+  float* h = nullptr;
+  float* d = nullptr;
+  float* bias = nullptr;
+  float* a_slowest = nullptr;
+  DeltaSums sums;
+
+ private:
+  Buffer buffer_;
+};
+
+/// Rows [first, first + count) of one batch item and head, elements [begin, begin + dim), as float32 `stride` apart.
+void stage(const AnyView& view, std::int64_t batch, std::int64_t head, const TokenRun& tokens, std::int64_t begin,
+           std::int64_t dim, std::size_t stride, float* to) {
+  const std::size_t skip = static_cast<std::size_t>(begin) * size_of(view.type);
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token, to += stride) {
+    convert_elements(view.row(batch, token, head) + skip, view.type, to, ElementType::kFloat32,
+                     static_cast<std::size_t>(dim));
+  }
+}
+
+class CpuSsmKernels final : public SsmKernels {
+ public:
+  void scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat) override;
+  std::int64_t add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
+                            Heartbeat& heartbeat) override;
+  void join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state, const ScanSummary& near,
+            const ScanSummary& far) const override;
+  void conv1d(const ConvTask& task) const override;
+  void project(const ProjectTask& task) const override { cpu::project(task); }
+  std::size_t scratch_bytes(std::int64_t d_state) const override {
+    return Workspace::bytes(static_cast<std::size_t>(d_state));
+  }
+
+ private:
+  void load_parameters(const ScanInputs& inputs, const ChannelBlock& block);
+  void load_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, const float* h);
+  void store_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, float* h) const;
+  ScanBlock load_tokens(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, const TokenRun& tokens,
+                        bool with_u);
+
+  const SsmOps& ops_ = ssm_ops();
+  Workspace work_;
+};
+
+void CpuSsmKernels::load_parameters(const ScanInputs& inputs, const ChannelBlock& block) {
+  const auto d_state = static_cast<std::size_t>(inputs.d_state());
+  work_.reserve(d_state);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(block.count); ++i) {
+    const auto channel = static_cast<std::size_t>(block.begin) + i;
+    if (inputs.d != nullptr) work_.d[i] = inputs.d[channel];
+    if (inputs.delta_bias != nullptr) work_.bias[i] = inputs.delta_bias[channel];
+    float slowest = -HUGE_VALF;
+    for (std::size_t n = 0; n < d_state; ++n) {
+      const auto a_log2 = static_cast<float>(std::numbers::log2e * inputs.a[channel * d_state + n]);
+      work_.a_log2[n * kSsmChannels + i] = a_log2;
+      slowest = std::max(slowest, a_log2);
+    }
+    work_.a_slowest[i] = slowest;
+  }
+  // Lanes past the last channel are to end the correction as soon as all others have.
+  for (std::size_t i = static_cast<std::size_t>(block.count); i < block.padded(); ++i) work_.a_slowest[i] = -1e30f;
+}
+
+void CpuSsmKernels::load_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch,
+                               const float* h) {
+  const auto d_state = static_cast<std::size_t>(inputs.d_state());
+  const float* from = h + (batch * inputs.channels() + block.begin) * inputs.d_state();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(block.count); ++i) {
+    for (std::size_t n = 0; n < d_state; ++n) work_.h[n * kSsmChannels + i] = from[i * d_state + n];
+  }
+  std::fill_n(work_.sums.high, kSsmChannels, 0.0f);
+  std::fill_n(work_.sums.low, kSsmChannels, 0.0f);
+}
+
+void CpuSsmKernels::store_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch,
+                                float* h) const {
+  const auto d_state = static_cast<std::size_t>(inputs.d_state());
+  float* to = h + (batch * inputs.channels() + block.begin) * inputs.d_state();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(block.count); ++i) {
+    for (std::size_t n = 0; n < d_state; ++n) to[i * d_state + n] = work_.h[n * kSsmChannels + i];
+  }
+}
+
+ScanBlock CpuSsmKernels::load_tokens(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch,
+                                     const TokenRun& tokens, bool with_u) {
+  ScanBlock staged;
+  staged.tokens = static_cast<std::size_t>(tokens.size());
+  staged.channels = block.padded();
+  staged.d_state = static_cast<std::size_t>(inputs.d_state());
+  if (with_u) stage(inputs.u, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.u);
+  stage(inputs.delta, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.delta);
+  if (inputs.z.data != nullptr) stage(inputs.z, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.z);
+  if (with_u) stage(inputs.b, batch, block.group, tokens, 0, inputs.d_state(), staged.d_state, work_.b);
+  stage(inputs.c, batch, block.group, tokens, 0, inputs.d_state(), staged.d_state, work_.c);
+  ops_.softplus(work_.delta, work_.bias, staged.tokens, staged.channels);
+  staged.u = work_.u;
+  staged.delta = work_.delta;
+  staged.b = work_.b;
+  staged.c = work_.c;
+  staged.a_log2 = work_.a_log2;
+  staged.d = work_.d;
+  staged.y = work_.y;
+  return staged;
+}
+
+template <typename Body>
+void for_token_blocks(std::int64_t tokens, Body&& body) {
+  constexpr auto kStep = static_cast<std::int64_t>(kSsmTokens);
+  for (std::int64_t begin = 0; begin < tokens; begin += kStep) {
+    if (!body(TokenRun{begin, std::min(tokens, begin + kStep)})) return;
+  }
+}
+
+void CpuSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y,
+                         Heartbeat& heartbeat) {
+  check(inputs, y);
+  const FlushDenormals flush;
+  for (const ChannelBlock& block : channel_blocks(inputs)) {
+    load_parameters(inputs, block);
+    for (std::int64_t batch = 0; batch < inputs.batch(); ++batch) {
+      load_state(inputs, block, batch, state.h);
+      for_token_blocks(inputs.tokens(), [&](const TokenRun& tokens) {
+        const ScanBlock staged = load_tokens(inputs, block, batch, tokens, true);
+        ops_.scan(staged, work_.h);
+        if (state.delta_sum != nullptr) ops_.add_up(work_.delta, staged.tokens, staged.channels, work_.sums);
+        if (inputs.z.data != nullptr) ops_.gate(work_.y, work_.z, staged.tokens, staged.channels);
+        for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+          std::copy_n(work_.y + static_cast<std::size_t>(token - tokens.begin) * kSsmChannels, block.count,
+                      y.row(batch, token, 0) + block.begin);
+        }
+        heartbeat.beat();
+        return true;
+      });
+      store_state(inputs, block, batch, state.h);
+      if (state.delta_sum == nullptr) continue;
+      float* sums = state.delta_sum + batch * inputs.channels() + block.begin;
+      for (std::int64_t i = 0; i < block.count; ++i) sums[i] = work_.sums.high[i] - work_.sums.low[i];
+    }
+  }
+}
+
+std::int64_t CpuSsmKernels::add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
+                                         Heartbeat& heartbeat) {
+  check(inputs, y);
+  const FlushDenormals flush;
+  std::int64_t visited = 0;
+  for (const ChannelBlock& block : channel_blocks(inputs)) {
+    load_parameters(inputs, block);
+    for (std::int64_t batch = 0; batch < inputs.batch(); ++batch) {
+      load_state(inputs, block, batch, h_in);
+      for_token_blocks(inputs.tokens(), [&](const TokenRun& tokens) {
+        const ScanBlock staged = load_tokens(inputs, block, batch, tokens, false);
+        if (!ops_.incoming(staged, work_.h, work_.a_slowest, work_.sums)) return false;
+        if (inputs.z.data != nullptr) ops_.gate(work_.y, work_.z, staged.tokens, staged.channels);
+        for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+          const float* from = work_.y + static_cast<std::size_t>(token - tokens.begin) * kSsmChannels;
+          float* to = y.row(batch, token, 0) + block.begin;
+          for (std::int64_t i = 0; i < block.count; ++i) to[i] += from[i];
+        }
+        visited += tokens.size() * block.count;
+        heartbeat.beat();
+        return true;
+      });
+    }
+  }
+  return visited;
+}
+
+void CpuSsmKernels::join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state,
+                         const ScanSummary& near, const ScanSummary& far) const {
+  for (std::int64_t i = 0; i < batch * channels; ++i) {
+    for (std::int64_t n = 0; n < d_state; ++n) {
+      const double exponent = static_cast<double>(a[(i % channels) * d_state + n]) * near.delta_sum[i];
+      float& h = near.h[i * d_state + n];
+      h = static_cast<float>(std::exp(exponent) * far.h[i * d_state + n] + h);
+    }
+    near.delta_sum[i] += far.delta_sum[i];
+  }
+}
+
+void CpuSsmKernels::conv1d(const ConvTask& task) const {
+  const FlushDenormals flush;
+  const std::int64_t channels = task.in.shape[3];
+  const auto width = static_cast<std::size_t>(task.width);
+  const auto count = static_cast<std::size_t>(channels);
+  require(task.width >= 1 && task.out.shape == task.in.shape, "a convolution's output shaped as its input");
+  require(task.halo.shape[1] == task.width - 1 && task.halo.shape[3] == channels, "width - 1 inputs before the first");
+  std::vector<float> weight(width * count), bias(count, 0.0f);
+  for (std::size_t k = 0; k < width; ++k) {
+    for (std::size_t i = 0; i < count; ++i) weight[k * count + i] = task.weight[i * width + k];
+  }
+  if (task.bias != nullptr) std::copy_n(task.bias, count, bias.begin());
+  std::vector<const float*> rows(width);
+  for (std::int64_t batch = 0; batch < task.in.shape[0]; ++batch) {
+    for (std::int64_t token = 0; token < task.in.shape[1]; ++token) {
+      for (std::int64_t k = 0; k < task.width; ++k) {
+        const std::int64_t source = token - task.width + 1 + k;
+        rows[static_cast<std::size_t>(k)] =
+            source >= 0 ? task.in.row(batch, source, 0) : task.halo.row(batch, source + task.width - 1, 0);
+      }
+      ops_.conv_row(rows.data(), weight.data(), bias.data(), width, count, task.out.row(batch, token, 0));
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<SsmKernels> make_cpu_ssm_kernels() {
+  return std::make_unique<CpuSsmKernels>();
+}
+
+}  // namespace ringscan
