@@ -105,6 +105,8 @@ struct FinishTask {
   AnyView remainder_value;  ///< remainder = vector: [1, 1, heads, v_dim], q_head of each slot
 };
 
+class LinearKernels;  // kernels/linear_kernels.hpp
+
 /// @pre of all: shapes agree; head_dim and v_dim between 1 and 256; k and v of one element type (float32, float16 or
 /// bfloat16), q of any of these.
 class Kernels {
@@ -141,6 +143,9 @@ class Kernels {
   virtual void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const = 0;
   virtual void finish(const FinishTask& task, const CogParams& params, const LseBlock& block) const = 0;
   virtual void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const = 0;
+
+  /// The functions of linear attention, which carries a state where the above walk over keys.
+  virtual const LinearKernels& linear() const = 0;
 };
 
 /// SIMD on the CPU (Highway): the instruction set is chosen at run time. fp32 arithmetic.

@@ -9,6 +9,7 @@
 #include "kernels/cpu/attend_walk.hpp"
 #include "kernels/cpu/finish.hpp"
 #include "kernels/cpu/flush_denormals.hpp"
+#include "kernels/cpu/linear_kernels.hpp"
 #include "kernels/kernels.hpp"
 
 namespace ringscan {
@@ -113,6 +114,8 @@ class CpuKernels final : public Kernels {
   void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {
     finish_rows(ops_, task, params.remainder, block);
   }
+
+  const LinearKernels& linear() const override { return linear_kernels(); }
 
  private:
   const TileOps& ops_;

@@ -90,36 +90,46 @@ HWY_INLINE void InterleaveRows(const float* rows, std::size_t num_rows, std::siz
   }
 }
 
-void PackKeys(const RowSource& source, float* rows, float* panels) {
+inline void PackKeys(const RowSource& source, float* rows, float* panels) {
   const std::size_t num_rows = round_up(source.count, kRowStep);
   LoadRows(source, num_rows, rows);
   InterleaveRows(rows, num_rows, source.dim, 1.0f, panels);
 }
 
-void PackValues(const RowSource& source, float* rows, float* panels) {
-  LoadRows(source, source.count, rows);
-  const std::size_t row_floats = round_up(source.dim, kMaxVector);
-  const std::size_t out_rows = round_up(source.dim, kRowStep);
-  for (std::size_t key = 0; key < source.count; ++key) {
+/// Rows of float32 become panels of their columns (row: dim, depth: the row).
+HWY_INLINE void RowsToColumnPanels(const float* rows, std::size_t num_rows, std::size_t dim, float* panels) {
+  const std::size_t row_floats = round_up(dim, kMaxVector);
+  const std::size_t out_rows = round_up(dim, kRowStep);
+  for (std::size_t row = 0; row < num_rows; ++row) {
     for (std::size_t i = 0; i < out_rows; i += kPanel) {
-      CopyFour(rows + key * row_floats + i, panels + i * kKeyTile + key * kPanel);
+      CopyFour(rows + row * row_floats + i, panels + i * kKeyTile + row * kPanel);
     }
   }
 }
 
-void PackQueries(const RowSource& source, float factor, float* rows, float* panels, float* lanes) {
+/// Panels of kQueryTile rows become lane rows.
+HWY_INLINE void PanelsToLanes(const float* panels, std::size_t dim, float* lanes) {
+  for (std::size_t group = 0; group < kLaneGroups; ++group) {
+    for (std::size_t i = 0; i < dim; ++i) {
+      const float* from = panels + group * kLaneGroup * dim + i * kPanel;
+      float* to = lanes + (group * dim + i) * kLaneGroup;
+      for (std::size_t lane = 0; lane < kLaneGroup; lane += kPanel) CopyFour(from + lane * dim, to + lane);
+    }
+  }
+}
+
+inline void PackValues(const RowSource& source, float* rows, float* panels) {
+  LoadRows(source, source.count, rows);
+  RowsToColumnPanels(rows, source.count, source.dim, panels);
+}
+
+inline void PackQueries(const RowSource& source, float factor, float* rows, float* panels, float* lanes) {
   LoadRows(source, kQueryTile, rows);
   InterleaveRows(rows, kQueryTile, source.dim, factor, panels);
-  for (std::size_t group = 0; group < kLaneGroups; ++group) {
-    for (std::size_t i = 0; i < source.dim; ++i) {
-      const float* from = panels + group * kLaneGroup * source.dim + i * kPanel;
-      float* to = lanes + (group * source.dim + i) * kLaneGroup;
-      for (std::size_t lane = 0; lane < kLaneGroup; lane += kPanel) CopyFour(from + lane * source.dim, to + lane);
-    }
-  }
+  PanelsToLanes(panels, source.dim, lanes);
 }
 
-void LanesToRows(const float* out, const float* divisor, std::size_t out_rows, float* rows) {
+inline void LanesToRows(const float* out, const float* divisor, std::size_t out_rows, float* rows) {
   const FloatTag d;
   HWY_ALIGN float panel[kLanes * kPanel];
   for (std::size_t lane = 0; lane < kQueryTile; lane += kLanes) {
@@ -150,7 +160,7 @@ HWY_INLINE auto RoundToBfloat16(Floats x) {
   return hn::DemoteTo(d16, hn::BitCast(d32, hn::ShiftRight<16>(hn::BitCast(du32, chosen))));
 }
 
-void StoreRow(const float* row, ElementType type, void* to, std::size_t count) {
+inline void StoreRow(const float* row, ElementType type, void* to, std::size_t count) {
   const FloatTag d;
   std::size_t i = 0;
   if (type == ElementType::kBfloat16) {

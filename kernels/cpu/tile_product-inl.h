@@ -25,15 +25,10 @@ static_assert(kLaneGroup % kTileLanes == 0 && kRowStep % kTileRows == 0 && kTile
 
 using Accumulators = Floats[kTileRows][kTileVectors];
 
-/// sums[r][c] = sum over p < depth of panels[r / 4][p][r % 4] * lanes[p][c]; panels are 4 * depth_stride floats apart.
-HWY_INLINE void Multiply(const float* HWY_RESTRICT panels, std::size_t depth_stride, const float* HWY_RESTRICT lanes,
-                         std::size_t depth, Accumulators& sums) {
+/// sums[r][c] += sum over p < depth of panels[r / 4][p][r % 4] * lanes[p][c]; panels are 4 * depth_stride floats apart.
+HWY_INLINE void MultiplyAdd(const float* HWY_RESTRICT panels, std::size_t depth_stride, const float* HWY_RESTRICT lanes,
+                            std::size_t depth, Accumulators& sums) {
   const FloatTag d;
-#pragma GCC unroll 8
-  for (std::size_t r = 0; r < kTileRows; ++r) {
-#pragma GCC unroll 4
-    for (std::size_t c = 0; c < kTileVectors; ++c) sums[r][c] = hn::Zero(d);
-  }
   for (std::size_t p = 0; p < depth; ++p) {
     Floats x[kTileVectors];
 #pragma GCC unroll 4
@@ -46,6 +41,18 @@ HWY_INLINE void Multiply(const float* HWY_RESTRICT panels, std::size_t depth_str
       for (std::size_t c = 0; c < kTileVectors; ++c) sums[r][c] = hn::MulAdd(w, x[c], sums[r][c]);
     }
   }
+}
+
+/// As MultiplyAdd, from zero.
+HWY_INLINE void Multiply(const float* HWY_RESTRICT panels, std::size_t depth_stride, const float* HWY_RESTRICT lanes,
+                         std::size_t depth, Accumulators& sums) {
+  const FloatTag d;
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t c = 0; c < kTileVectors; ++c) sums[r][c] = hn::Zero(d);
+  }
+  MultiplyAdd(panels, depth_stride, lanes, depth, sums);
 }
 
 /// Calls store(row, lane, sums) for all rows of the panels (a multiple of kRowStep) and all lanes of a group.

@@ -1,0 +1,79 @@
+#pragma once
+// Linear attention with decay on one rank: a state goes over a run of tokens, with or without output.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/buffer.hpp"
+#include "core/tensor_view.hpp"
+#include "kernels/kernels.hpp"
+#include "mechanism/mechanism.hpp"
+
+namespace ringscan {
+
+struct LinearShape {
+  std::int64_t batch = 0;
+  std::int64_t slots = 0;  ///< query heads in the group
+  std::int64_t head_dim = 0;
+  std::int64_t v_dim = 0;
+  bool has_normalizer = false;  ///< Normalizer::kZ: the state has n
+};
+
+/// What the tokens so far leave for those behind: Lambda, S and n of each batch item and slot, fp32 and what rounding
+/// took, in the backend's own arrangement: opaque but to it, and movable to another rank as the bytes of `data`.
+struct LinearState {
+  LinearShape shape;
+  Buffer data;
+};
+
+/// A run of tokens. @pre head_dim and v_dim between 1 and 256; k and v of one element type (float32, float16 or
+/// bfloat16), q and log_decay of any of these.
+struct LinearTask {
+  AnyView q;  ///< [batch, tokens, any heads, head_dim]; not read where `o` is not wanted
+  AnyView k;  ///< [batch, tokens, any kv heads, head_dim]
+  AnyView v;  ///< [batch, tokens, any kv heads, v_dim]
+  std::span<const HeadSlot> slots;
+  AnyView log_decay;                       ///< Decay::kToken: [batch, tokens, any columns, 1], <= 0
+  std::span<const int> decay_columns;      ///< Decay::kToken: of log_decay, one a slot
+  std::span<const double> head_log_decay;  ///< Decay::kHead: <= 0, one a slot
+  double scale = 1.0;
+  MutableAnyView o;  ///< [batch, tokens, any heads, v_dim], row q_head of each slot; data == nullptr: no output
+};
+
+/// Chunks of a run begin on multiples of this from its first token; sums are rounded chunk by chunk, so that the bits
+/// of a result depend on where chunks begin and on nothing else.
+inline constexpr std::int64_t kLinearChunk = 64;
+
+/// Useful FLOPs of `tokens` tokens of one head, with output: in chunks of C tokens the lower triangle of Q K^T and its
+/// product with V, (C + 1) / 2 pairs a token with 2 (head_dim + v_dim) each; Q S and K^T V, 2 head_dim v_dim each.
+constexpr double linear_output_flops(double tokens, double head_dim, double v_dim) {
+  return tokens * (static_cast<double>(kLinearChunk + 1) * (head_dim + v_dim) + 4.0 * head_dim * v_dim);
+}
+
+class LinearKernels {
+ public:
+  virtual ~LinearKernels() = default;
+
+  /// A state at the identity (no token yet), and its bytes.
+  virtual void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const = 0;
+  virtual std::size_t state_bytes(const LinearShape& shape) const = 0;
+  /// Scratch that an advance() takes beside its arguments.
+  virtual std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const = 0;
+
+  /// Where `state` stands before the run, it stands behind it afterwards; rows of `o` are rounded once and written.
+  virtual void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
+                       Heartbeat& heartbeat) const = 0;
+
+  /// `near` becomes the state behind both runs: far's tokens, then near's.
+  virtual void join(LinearState& near, const LinearState& far) const = 0;
+
+  /// Of one batch item and slot, exact in fp64: S [head_dim, v_dim] and, where the state has it, n [head_dim] (else
+  /// empty). store() keeps Lambda as it is.
+  virtual void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
+                    std::span<double> n) const = 0;
+  virtual void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
+                     std::span<const double> n) const = 0;
+};
+
+}  // namespace ringscan

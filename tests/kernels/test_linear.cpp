@@ -1,0 +1,210 @@
+// Linear attention with decay on one rank, against the recurrence in float64.
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/linear_kernels.hpp"
+#include "tests/kernels/kernels_under_test.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/linear_problem.hpp"
+
+using namespace ringscan;
+using namespace ringscan::testing;
+
+namespace {
+
+/// One problem's inputs in their element type, and how a state goes over parts of it.
+class Runner {
+ public:
+  explicit Runner(const LinearProblem& problem)
+      : problem_(problem),
+        kernels_(test::make_kernels_under_test()),
+        slots_(problem.slots()),
+        q_(stored(problem.q)),
+        k_(stored(problem.k)),
+        v_(stored(problem.v)),
+        o_(problem.q.size() / static_cast<std::size_t>(problem.head_dim) * static_cast<std::size_t>(problem.v_dim),
+           std::numeric_limits<float>::quiet_NaN()) {
+    for (int head = 0; head < problem.num_heads; ++head) columns_.push_back(head);
+  }
+
+  const LinearKernels& kernels() const { return kernels_->linear(); }
+  LinearState new_state() const {
+    LinearState state;
+    kernels().make(state,
+                   {problem_.batch, problem_.num_heads, problem_.head_dim, problem_.v_dim,
+                    problem_.params.normalizer == Normalizer::kZ},
+                   nullptr);
+    return state;
+  }
+  /// The tokens [begin, end).
+  void advance(LinearState& state, std::int64_t begin, std::int64_t end, bool with_output) {
+    const LinearProblem& p = problem_;
+    LinearTask task;
+    const auto view = [&](const std::vector<std::byte>& bytes, std::int64_t heads, std::int64_t dim) {
+      return dense_any_view(bytes.data(), p.type, {p.batch, p.seq_len, heads, dim}).tokens(begin, end - begin);
+    };
+    task.q = view(q_, p.num_heads, p.head_dim);
+    task.k = view(k_, p.num_kv_heads, p.head_dim);
+    task.v = view(v_, p.num_kv_heads, p.v_dim);
+    task.slots = slots_;
+    task.log_decay = dense_any_view(p.log_decay.data(), ElementType::kFloat32, {p.batch, p.seq_len, p.num_heads, 1})
+                         .tokens(begin, end - begin);
+    task.decay_columns = columns_;
+    task.head_log_decay = p.head_log_decay;
+    task.scale = p.scale();
+    if (with_output) {
+      task.o = dense_any_view(static_cast<void*>(o_.data()), ElementType::kFloat32,
+                              {p.batch, p.seq_len, p.num_heads, p.v_dim})
+                   .tokens(begin, end - begin);
+    }
+    Heartbeat heartbeat;
+    kernels().advance(task, p.params, state, heartbeat);
+  }
+  std::vector<double> output() const { return {o_.begin(), o_.end()}; }
+
+ private:
+  std::vector<std::byte> stored(const std::vector<float>& values) const {
+    std::vector<std::byte> bytes(values.size() * size_of(problem_.type));
+    convert_elements(values.data(), ElementType::kFloat32, bytes.data(), problem_.type, values.size());
+    return bytes;
+  }
+
+  const LinearProblem& problem_;
+  std::unique_ptr<Kernels> kernels_;
+  std::vector<HeadSlot> slots_;
+  std::vector<int> columns_;
+  std::vector<std::byte> q_, k_, v_;
+  std::vector<float> o_;
+};
+
+LinearProblem make_problem(std::int64_t seq_len, std::int64_t head_dim, std::int64_t v_dim, const LinearParams& params,
+                           double decay = 0.1) {
+  LinearProblem problem;
+  problem.seq_len = seq_len;
+  problem.head_dim = head_dim;
+  problem.v_dim = v_dim;
+  problem.params = params;
+  problem.decay = decay;
+  problem.seed = static_cast<std::uint32_t>(seq_len * 1000 + head_dim);
+  problem.fill();
+  return problem;
+}
+
+double error_of(const LinearProblem& problem) {
+  Runner runner(problem);
+  LinearState state = runner.new_state();
+  runner.advance(state, 0, problem.seq_len, true);
+  return linear_error(problem, runner.output(), exact_linear(problem));
+}
+
+const LinearParams kToken{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
+
+}  // namespace
+
+TEST_CASE("every option of linear attention equals the oracle") {
+  for (const Decay decay : {Decay::kNone, Decay::kHead, Decay::kToken}) {
+    for (const FeatureMap map : {FeatureMap::kIdentity, FeatureMap::kElu1}) {
+      REQUIRE(error_of(make_problem(203, 24, 20, {decay, map, Normalizer::kNone})) <= 2e-6);
+    }
+    // With the identity a divisor may vanish, whatever the arithmetic.
+    REQUIRE(error_of(make_problem(203, 24, 20, {decay, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+  }
+}
+
+TEST_CASE("any length and any width equal the oracle") {
+  for (const std::int64_t seq_len : {1, 2, 7, 63, 64, 65, 127, 128, 129}) {
+    REQUIRE(error_of(make_problem(seq_len, 16, 16, kToken)) <= 2e-6);
+  }
+  for (const std::int64_t dim : {1, 2, 3, 8, 31, 32, 33, 64, 100, 128, 255, 256}) {
+    REQUIRE(error_of(make_problem(70, dim, 5, kToken)) <= 2e-6);
+    REQUIRE(error_of(make_problem(70, 5, dim, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+  }
+  REQUIRE(error_of(make_problem(130, 256, 256, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+}
+
+TEST_CASE("decays from none to everything equal the oracle") {
+  for (const double decay : {0.0, 1e-7, 1e-3, 1.0, 10.0, 50.0}) {
+    REQUIRE(error_of(make_problem(300, 16, 16, kToken, decay)) <= 2e-6);
+    REQUIRE(error_of(make_problem(300, 16, 16, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay)) <= 2e-6);
+  }
+}
+
+TEST_CASE("a token's own decay is exact even where others have decayed by thousands") {
+  LinearProblem problem = make_problem(64, 16, 16, kToken);
+  for (std::size_t i = 0; i < problem.log_decay.size(); ++i) {
+    problem.log_decay[i] = i < 100 ? -50.0f : -1e-3f * static_cast<float>(i % 5);
+  }
+  REQUIRE(error_of(problem) <= 1e-6);
+}
+
+TEST_CASE("a log decay of -infinity starts anew") {
+  LinearProblem problem = make_problem(150, 16, 16, kToken);
+  for (const std::size_t token : {0u, 10u, 64u, 65u, 130u}) {
+    problem.log_decay[2 * token] = problem.log_decay[2 * token + 1] = -std::numeric_limits<float>::infinity();
+  }
+  REQUIRE(error_of(problem) <= 2e-6);
+}
+
+TEST_CASE("16-bit inputs, grouped KV heads and batch equal the oracle") {
+  for (const ElementType type : {ElementType::kFloat16, ElementType::kBfloat16}) {
+    LinearProblem problem = make_problem(150, 20, 12, kToken);
+    problem.batch = 2;
+    problem.num_heads = 6;
+    problem.num_kv_heads = 3;
+    problem.type = type;
+    problem.fill();
+    REQUIRE(error_of(problem) <= 2e-6);
+  }
+}
+
+TEST_CASE("runs cut on the chunk grid give the same bits") {
+  const LinearProblem problem = make_problem(500, 24, 40, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ}, 0.01);
+  Runner whole(problem);
+  LinearState state = whole.new_state();
+  whole.advance(state, 0, 500, true);
+  Runner parts(problem);
+  LinearState carried = parts.new_state();
+  for (const std::int64_t begin : {0, 128, 192, 448}) {
+    const std::int64_t end = begin == 0 ? 128 : begin == 128 ? 192 : begin == 192 ? 448 : 500;
+    parts.advance(carried, begin, end, true);
+  }
+  REQUIRE(whole.output() == parts.output());
+}
+
+TEST_CASE("a joined state equals one that went over both runs, and goes through memory unchanged") {
+  for (const double decay : {0.0, 0.001, 1.0}) {
+    const LinearProblem problem = make_problem(301, 24, 20, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ}, decay);
+    const std::vector<double> exact = exact_linear(problem);
+    Runner runner(problem);
+    LinearState far = runner.new_state();
+    runner.advance(far, 0, 101, true);
+    LinearState near = runner.new_state();
+    runner.advance(near, 101, 203, false);
+    runner.kernels().join(near, far);
+    LinearState loaded = runner.new_state();
+    for (std::int64_t slot = 0; slot < problem.num_heads; ++slot) {
+      std::vector<double> s(24 * 20), n(24);
+      runner.kernels().load(near, 0, slot, s, n);
+      runner.kernels().store(loaded, 0, slot, s, n);
+      std::vector<double> s_again(24 * 20), n_again(24);
+      runner.kernels().load(loaded, 0, slot, s_again, n_again);
+      REQUIRE(s == s_again);
+      REQUIRE(n == n_again);
+    }
+    runner.advance(far, 101, 203, true);
+    runner.advance(loaded, 203, 301, true);
+    REQUIRE(linear_error(problem, runner.output(), exact) <= 2e-6);
+  }
+}
+
+TEST_CASE("a quarter of a million tokens stay precise") {
+  for (const double decay : {0.0, 1e-6}) {
+    LinearProblem problem = make_problem(250000, 8, 8, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay);
+    REQUIRE(error_of(problem) <= 1e-6);
+    problem.params = {Decay::kHead, FeatureMap::kIdentity, Normalizer::kNone};
+    REQUIRE(error_of(problem) <= 2e-6);
+  }
+}
