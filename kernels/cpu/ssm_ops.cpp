@@ -8,6 +8,7 @@
 //
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/silu-inl.h"
 #include "kernels/cpu/simd_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -39,15 +40,6 @@ HWY_INLINE Floats SoftplusOf(Floats x) {
   const Floats tail = hn::Log1p(d, hn::Exp(d, hn::Neg(hn::Abs(x))));
   const Floats positive = AtLeast(hn::Zero(d), x);
   return hn::IfThenElse(hn::Gt(x, hn::Set(d, 20.0f)), x, hn::Add(positive, tail));
-}
-
-/// x / (1 + e^-x).
-HWY_INLINE Floats SiluOf(Floats x) {
-  const FloatTag d;
-  const Floats small = hn::Exp(d, hn::Neg(hn::Abs(x)));
-  const Floats one = hn::Set(d, 1.0f);
-  const Floats numerator = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), small, one);
-  return hn::Mul(x, hn::Div(numerator, hn::Add(one, small)));
 }
 
 void Softplus(float* delta, const float* bias, std::size_t tokens, std::size_t channels) {

@@ -1,0 +1,155 @@
+// Convolutions, gates and affine maps of the CHELA block on the CPU against the oracle, on every instruction set.
+#include <array>
+#include <cmath>
+#include <functional>
+#include <random>
+#include <vector>
+
+#include "hwy/targets.h"
+#include "kernels/chela_kernels.hpp"
+#include "kernels/reference/chela_oracle.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace ringscan;
+
+namespace {
+
+std::vector<float> normal(std::size_t count, std::uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> distribution;
+  std::vector<float> values(count);
+  for (float& value : values) value = distribution(generator);
+  return values;
+}
+
+std::vector<double> exactly(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
+/// Largest |found - wanted| over the largest |wanted|; infinite for NaN.
+double relative_error(std::span<const float> found, std::span<const double> wanted) {
+  double worst = 0.0, largest = 0.0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const double error = std::abs(found[i] - wanted[i]);
+    worst = error >= 0.0 ? std::max(worst, error) : HUGE_VAL;
+    largest = std::max(largest, std::abs(wanted[i]));
+  }
+  return largest > 0.0 ? worst / largest : worst;
+}
+
+void for_each_target(const std::function<void(ChelaKernels&)>& body) {
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    body(*make_cpu_chela_kernels());
+    hwy::SetSupportedTargetsForTest(0);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("the oracle's transform equals its direct sums") {
+  for (const auto& [tokens, width, before] :
+       std::vector<std::array<std::size_t, 3>>{{1, 1, 0}, {5, 3, 2}, {100, 170, 0}, {100, 170, 169}, {333, 64, 20}}) {
+    const auto taps = exactly(normal(width, 1));
+    const auto in = exactly(normal(tokens, 2));
+    const auto past = exactly(normal(before, 3));
+    const auto direct = oracle::causal_convolution(taps, past, in);
+    const auto transformed = oracle::causal_convolution_by_transform(taps, past, in);
+    for (std::size_t t = 0; t < tokens; ++t) REQUIRE(std::abs(direct[t] - transformed[t]) <= 1e-11);
+  }
+}
+
+TEST_CASE("the long convolution equals direct sums at odd lengths, in one transform and in blocks") {
+  for_each_target([](ChelaKernels& kernels) {
+    for (const auto& [tokens, width] : std::vector<std::array<std::size_t, 2>>{
+             {1, 1}, {1, 9}, {2, 2}, {97, 65}, {97, 97}, {97, 400}, {1000, 999}, {9001, 100}, {12345, 2000}}) {
+      const auto plan = kernels.plan_convolution(static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(width));
+      const auto taps = normal(width, 4);
+      plan->set_taps(taps);
+      for (const bool has_past : {false, true}) {
+        const auto past = normal(has_past ? width - 1 : 0, 5);
+        auto values = normal(tokens, 6);
+        const auto wanted = oracle::causal_convolution(exactly(taps), exactly(past), exactly(values));
+        plan->run(past, values);
+        REQUIRE(relative_error(values, wanted) <= 3e-6);
+      }
+    }
+  });
+}
+
+TEST_CASE("a long convolution gives the same bits every time, with fresh plans too") {
+  const auto kernels = make_cpu_chela_kernels();
+  const auto taps = normal(700, 7);
+  std::vector<float> first;
+  for (int round = 0; round < 3; ++round) {
+    const auto plan = kernels->plan_convolution(1500, 700);
+    auto other = normal(1500, 8);
+    plan->set_taps(normal(700, 9));
+    plan->run({}, other);
+    plan->set_taps(taps);
+    auto values = normal(1500, 10);
+    plan->run({}, values);
+    if (round == 0) first = values;
+    REQUIRE(values == first);
+  }
+}
+
+TEST_CASE("the direct convolution equals the oracle, and does not depend on where runs begin") {
+  for_each_target([](ChelaKernels& kernels) {
+    for (const auto& [tokens, channels, width] :
+         std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {7, 5, 20}, {50, 33, 4}, {65, 16, 64}}) {
+      const std::int64_t before = width - 1;
+      const auto taps = normal(static_cast<std::size_t>(channels * width), 11);
+      const auto inputs = normal(static_cast<std::size_t>((before + tokens) * channels), 12);
+      std::vector<float> whole(static_cast<std::size_t>(tokens * channels));
+      std::vector<float> pieces(whole.size());
+      const auto convolve = [&](std::int64_t begin, std::int64_t count, std::vector<float>& out) {
+        PlainConvTask task;
+        task.halo = dense_view(inputs.data() + begin * channels, {1, before, 1, channels});
+        task.in = dense_view(inputs.data() + (before + begin) * channels, {1, count, 1, channels});
+        task.out = dense_view(out.data() + begin * channels, {1, count, 1, channels});
+        task.taps = taps.data();
+        task.width = width;
+        kernels.convolve(task);
+      };
+      convolve(0, tokens, whole);
+      for (std::int64_t begin = 0; begin < tokens; begin += 3)
+        convolve(begin, std::min<std::int64_t>(3, tokens - begin), pieces);
+      REQUIRE(whole == pieces);
+      for (std::int64_t c = 0; c < channels; ++c) {
+        std::vector<double> line, found;
+        for (std::int64_t t = 0; t < before + tokens; ++t)
+          line.push_back(inputs[static_cast<std::size_t>(t * channels + c)]);
+        const auto wanted = oracle::causal_convolution(
+            exactly(std::span(taps).subspan(static_cast<std::size_t>(c * width), static_cast<std::size_t>(width))),
+            std::span(line).first(static_cast<std::size_t>(before)),
+            std::span(line).subspan(static_cast<std::size_t>(before)));
+        std::vector<float> column;
+        for (std::int64_t t = 0; t < tokens; ++t) column.push_back(whole[static_cast<std::size_t>(t * channels + c)]);
+        REQUIRE(relative_error(column, wanted) <= 2e-6);
+      }
+    }
+  });
+}
+
+TEST_CASE("gates and affine maps") {
+  for_each_target([](ChelaKernels& kernels) {
+    for (const std::size_t count : {1u, 7u, 16u, 100u}) {
+      const auto x = normal(count, 13), factor = normal(count, 14), offset = normal(count, 15);
+      std::vector<float> rows(x);
+      rows.insert(rows.end(), factor.begin(), factor.end());
+      kernels.affine(rows.data(), 2, factor, offset, rows.data());
+      auto silu = x, gate = x;
+      kernels.silu(silu);
+      kernels.gate(gate, factor.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        const double exact = oracle::silu(x[i]);
+        REQUIRE(std::abs(silu[i] - exact) <= 1e-6);
+        REQUIRE(std::abs(gate[i] - exact * factor[i]) <= 2e-6);
+        REQUIRE(std::abs(rows[i] - (double(factor[i]) * x[i] + offset[i])) <=
+                1e-6 * (1.0 + std::abs(factor[i] * x[i])));
+        REQUIRE(std::abs(rows[count + i] - (double(factor[i]) * factor[i] + offset[i])) <= 4e-6);
+      }
+    }
+  });
+}
