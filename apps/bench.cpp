@@ -16,6 +16,7 @@
 #include "engine/run.hpp"
 #include "io/report.hpp"
 #include "kernels/cpu/fma_peak.hpp"
+#include "kernels/linear_kernels.hpp"
 
 namespace ringscan {
 namespace {
@@ -24,6 +25,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kPeakSampleSeconds = 0.01;
 constexpr double kPeakIntervalSeconds = 0.2;
+constexpr double kLinearSampleSeconds = 0.5;
 
 /// Measures the FMA peak again and again while a kernel runs (and takes that time off it), since the clock of a shared
 /// or thermally limited processor moves within seconds.
@@ -108,8 +110,55 @@ KernelFigures bench_kernel(Kernels& kernels, const Params& params, std::int64_t 
   return {median(rates), median(peaks), median(ratios)};
 }
 
+/// As above for linear attention with a decay a token, whose work is a state of head_dim x head_dim and chunks, not
+/// pairs.
+KernelFigures bench_linear(Kernels& kernels, std::int64_t seq_len, std::int64_t head_dim, int repeats) {
+  const LinearParams params{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
+  const auto q = normal_values(seq_len * head_dim, 1);
+  const auto k = normal_values(seq_len * head_dim, 2);
+  const auto v = normal_values(seq_len * head_dim, 3);
+  auto log_decay = normal_values(seq_len, 4);
+  for (float& g : log_decay) g = -0.1f * std::abs(g);
+  std::vector<float> o(q.size());
+  const Shape4 shape{1, seq_len, 1, head_dim};
+  const HeadSlot slot{0, 0};
+  const int column = 0;
+  LinearTask task;
+  task.q = dense_any_view(q.data(), ElementType::kFloat32, shape);
+  task.k = dense_any_view(k.data(), ElementType::kFloat32, shape);
+  task.v = dense_any_view(v.data(), ElementType::kFloat32, shape);
+  task.slots = {&slot, 1};
+  task.log_decay = dense_any_view(std::as_const(log_decay).data(), ElementType::kFloat32, {1, seq_len, 1, 1});
+  task.decay_columns = {&column, 1};
+  task.scale = 1.0 / std::sqrt(static_cast<double>(head_dim));
+  task.o = dense_any_view(static_cast<void*>(o.data()), ElementType::kFloat32, shape);
+  const auto dim = static_cast<double>(head_dim);
+  const double flops = linear_output_flops(static_cast<double>(seq_len), dim, dim);
+  std::vector<double> rates, peaks, ratios;
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    LinearState state;
+    kernels.linear().make(state, {1, 1, head_dim, head_dim, false}, nullptr);
+    PeakSampler sampler;
+    sampler.sample();
+    sampler.take_seconds();
+    const ThreadStopwatch watch;
+    int passes = 0;  // one takes milliseconds
+    do {
+      kernels.linear().advance(task, params, state, sampler);
+      ++passes;
+    } while (watch.seconds() < kLinearSampleSeconds);
+    const double seconds = watch.seconds() - sampler.take_seconds();
+    sampler.sample();
+    rates.push_back(passes * flops / seconds * 1e-9);
+    peaks.push_back(sampler.mean_gflops());
+    ratios.push_back(rates.back() / peaks.back());
+  }
+  return {median(rates), median(peaks), median(ratios)};
+}
+
 KernelFigures bench_mechanism(Kernels& kernels, const std::string& mechanism, std::int64_t seq_len,
                               std::int64_t head_dim, int repeats) {
+  if (mechanism == "linear") return bench_linear(kernels, seq_len, head_dim, repeats);
   if (mechanism == "softmax") return bench_kernel(kernels, SoftmaxParams{}, seq_len, head_dim, repeats);
   StickBreakingParams dense;
   dense.epsilon = 0.0;

@@ -194,7 +194,7 @@ const std::vector<OptionInfo>& bench_options() {
       {"what", "NAME", "kernels: rates of one thread; may stand without --what"},
       {"seq-len", "LIST", "tokens of the job the kernels stand in (default 32768)"},
       {"head-dim", "LIST", "default 64,128"},
-      {"mechanisms", "LIST", "default softmax,stick-breaking"},
+      {"mechanisms", "LIST", "default: all"},
       {"repeats", "N", "timed runs; the median counts (default 3)"},
       {"json", "FILE", "write JSON lines"},
   };
@@ -211,10 +211,12 @@ BenchOptions parse_bench(const std::vector<Setting>& settings) {
     } else if (setting.name == "head-dim") {
       options.head_dims = parse_count_list(setting, 256, "a list of numbers from 1 to 256");
     } else if (setting.name == "mechanisms") {
-      constexpr const char* kWanted = "a list of softmax, stick-breaking";
-      options.mechanisms = split_list(setting, kWanted);
+      const std::vector<std::string> known = BenchOptions().mechanisms;
+      std::string wanted = "a list of " + known.front();
+      for (std::size_t i = 1; i < known.size(); ++i) wanted += ", " + known[i];
+      options.mechanisms = split_list(setting, wanted);
       for (const std::string& name : options.mechanisms) {
-        if (name != "softmax" && name != "stick-breaking") throw wrong_value(setting, kWanted);
+        if (std::find(known.begin(), known.end(), name) == known.end()) throw wrong_value(setting, wanted);
       }
     } else if (setting.name == "repeats") {
       options.repeats = static_cast<int>(parse_whole_number(setting, 1, 1000, "a number from 1 to 1000"));

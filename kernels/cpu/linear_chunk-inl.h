@@ -48,7 +48,8 @@ HWY_INLINE void ChunkDecays(const LinearChunk& chunk, float* decays) {
 }
 
 /// Values as lane rows, as they are and decayed to the chunk's end; where the state has n, with its column of ones.
-HWY_INLINE void PackLinearValues(const LinearChunk& chunk, const LinearWidths& widths, const LinearScratch& scratch) {
+inline HWY_NOINLINE void PackLinearValues(const LinearChunk& chunk, const LinearWidths& widths,
+                                          const LinearScratch& scratch) {
   const FloatTag d;
   const auto stride_bytes = chunk.v.stride * static_cast<std::int64_t>(size_of(chunk.v.type));
   float* row = scratch.rows;
@@ -66,47 +67,57 @@ HWY_INLINE void PackLinearValues(const LinearChunk& chunk, const LinearWidths& w
   }
 }
 
-/// weights = scores * 2^(c_i - c_j) over j <= i, else 0.
-struct StoreWeights {
-  float* weights;
-  const float* high;
-  const float* low;
-  HWY_INLINE void operator()(std::size_t row, std::size_t lane, const Accumulators& sums) const {
-    const FloatTag d;
+/// weights = scores * 2^(c_i - c_j) over j <= i, else 0; for kPanel rows i from `row` on and keys j up to the last of
+/// them. The scores [kPanel][kChunk] come through memory: in registers, they would crowd out the exponentials.
+HWY_INLINE void WeighScores(const LinearChunk& chunk, const float* scores, std::size_t row, float* weights) {
+  const FloatTag d;
+  Floats row_high[kPanel], row_low[kPanel], row_index[kPanel];
 #pragma GCC unroll 4
-    for (std::size_t c = 0; c < kTileVectors; ++c) {
-      const std::size_t first_lane = lane + c * kLanes;
-      const Floats key_high = hn::Load(d, high + first_lane);
-      const Floats key_low = hn::Load(d, low + first_lane);
-      const Floats keys = hn::Iota(d, static_cast<float>(first_lane));
-      const auto weight = [&](std::size_t r) HWY_ATTR {
-        const Floats since =
-            hn::Add(hn::Sub(hn::Set(d, high[row + r]), key_high), hn::Sub(hn::Set(d, low[row + r]), key_low));
-        const auto is_seen = hn::Le(keys, hn::Set(d, static_cast<float>(row + r)));
-        return hn::IfThenElseZero(is_seen, hn::Mul(sums[r][c], Exp2(since)));
-      };
-#pragma GCC unroll 2
-      for (std::size_t r = 0; r < kTileRows; r += kPanel) {
-        StoreFour(weight(r), weight(r + 1), weight(r + 2), weight(r + 3),
-                  weights + (row + r) * kKeyTile + first_lane * kPanel);
-      }
-    }
+  for (std::size_t r = 0; r < kPanel; ++r) {
+    row_high[r] = hn::Set(d, chunk.log2_decay_high[row + r]);
+    row_low[r] = hn::Set(d, chunk.log2_decay_low[row + r]);
+    row_index[r] = hn::Set(d, static_cast<float>(row + r));
   }
-};
+  for (std::size_t key = 0; key < row + kPanel; key += kLanes) {
+    const Floats key_high = hn::Load(d, chunk.log2_decay_high + key);
+    const Floats key_low = hn::Load(d, chunk.log2_decay_low + key);
+    const Floats key_index = hn::Iota(d, static_cast<float>(key));
+    Floats weight[kPanel];
+#pragma GCC unroll 4
+    for (std::size_t r = 0; r < kPanel; ++r) {
+      const Floats since = hn::Add(hn::Sub(row_high[r], key_high), hn::Sub(row_low[r], key_low));
+      const Floats decayed = hn::Mul(hn::Load(d, scores + r * kChunk + key), Exp2(since));
+      weight[r] = hn::IfThenElseZero(hn::Le(key_index, row_index[r]), decayed);
+    }
+    StoreFour(weight[0], weight[1], weight[2], weight[3], weights + row * kKeyTile + key * kPanel);
+  }
+}
+
+HWY_INLINE void StoreTile(const Accumulators& sums, float* to, std::size_t stride) {
+  const FloatTag d;
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t c = 0; c < kTileVectors; ++c) hn::Store(sums[r][c], d, to + r * stride + c * kLanes);
+  }
+}
 
 /// (Q K^T * 2^(c_i - c_j), lower triangle) V + 2^(c_i) Q S. Tiles above the diagonal are not computed.
-HWY_INLINE void ChunkOutput(const LinearChunk& chunk, const LinearWidths& widths, const LinearScratch& scratch,
-                            const StateLanes& state) {
+inline HWY_NOINLINE void ChunkOutput(const LinearChunk& chunk, const LinearWidths& widths, const LinearScratch& scratch,
+                                     const StateLanes& state) {
   const FloatTag d;
   const std::size_t depth = widths.head_dim;
-  const StoreWeights store{scratch.weights, chunk.log2_decay_high, chunk.log2_decay_low};
+  HWY_ALIGN float scores[kTileRows * kChunk];
   for (std::size_t row = 0; row < chunk.q.count; row += kTileRows) {
     const float* queries = scratch.queries + row * depth;
     for (std::size_t lane = 0; lane < row + kTileRows; lane += kTileLanes) {
       Accumulators sums;
       const float* keys = scratch.key_lanes + (lane / kLaneGroup) * depth * kLaneGroup + lane % kLaneGroup;
       Multiply(queries, depth, keys, depth, sums);
-      store(row, lane, sums);
+      StoreTile(sums, scores + lane, kChunk);
+    }
+    for (std::size_t r = 0; r < kTileRows; r += kPanel) {
+      WeighScores(chunk, scores + r * kChunk, row + r, scratch.weights);
     }
     const std::size_t num_keys = std::min(chunk.k.count, row + kTileRows);
     for (std::size_t lane = 0; lane < widths.lane_width; lane += kTileLanes) {
@@ -121,13 +132,7 @@ HWY_INLINE void ChunkOutput(const LinearChunk& chunk, const LinearWidths& widths
       }
       MultiplyAdd(scratch.weights + row * kKeyTile, kKeyTile,
                   scratch.values + group * kChunk * kLaneGroup + lane % kLaneGroup, num_keys, sums);
-#pragma GCC unroll 8
-      for (std::size_t r = 0; r < kTileRows; ++r) {
-#pragma GCC unroll 4
-        for (std::size_t c = 0; c < kTileVectors; ++c) {
-          hn::Store(sums[r][c], d, scratch.out + (row + r) * widths.lane_width + lane + c * kLanes);
-        }
-      }
+      StoreTile(sums, scratch.out + row * widths.lane_width + lane, widths.lane_width);
     }
   }
 }
@@ -165,8 +170,8 @@ HWY_INLINE void DecayAndAddState(const SplitFactor& decay, Floats added, float* 
 }
 
 /// S = decay S + K^T V, each value decayed to the chunk's end.
-HWY_INLINE void UpdateState(const LinearChunk& chunk, const LinearWidths& widths, const LinearScratch& scratch,
-                            const StateLanes& state) {
+inline HWY_NOINLINE void UpdateState(const LinearChunk& chunk, const LinearWidths& widths, const LinearScratch& scratch,
+                                     const StateLanes& state) {
   for (std::size_t group = 0; group < widths.lane_groups(); ++group) {
     const float* values = scratch.decayed + group * kChunk * kLaneGroup;
     const auto store = [&](std::size_t row, std::size_t lane, const Accumulators& sums) HWY_ATTR {

@@ -113,7 +113,7 @@ class ChunkWalk {
  public:
   ChunkWalk(const LinearTask& task, const LinearParams& params, const LinearWidths& widths, std::int64_t batch,
             std::size_t slot)
-      : task_(task), params_(params), widths_(widths), batch_(batch), slot_(slot) {}
+      : ops_(linear_ops()), task_(task), params_(params), widths_(widths), batch_(batch), slot_(slot) {}
 
   void step(const TokenRun& run, const LinearScratch& scratch, AffineState& affine, const StateLanes& lanes) {
     const HeadSlot heads = task_.slots[slot_];
@@ -134,7 +134,7 @@ class ChunkWalk {
       chunk.o_type = task_.o.type;
       chunk.o_stride = task_.o.strides[1];
     }
-    linear_ops().advance(chunk, widths_, scratch, lanes);
+    ops_.advance(chunk, widths_, scratch, lanes);
   }
 
  private:
@@ -164,6 +164,7 @@ class ChunkWalk {
     return sum;
   }
 
+  const LinearOps& ops_;
   const LinearTask& task_;
   const LinearParams& params_;
   const LinearWidths& widths_;

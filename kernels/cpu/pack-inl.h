@@ -42,6 +42,10 @@ HWY_INLINE void StoreFour(Floats a, Floats b, Floats c, Floats e, float* to) {
 HWY_INLINE void LoadRow(const std::byte* from, ElementType type, std::size_t count, float* to) {
   const FloatTag d;
   std::size_t i = 0;
+  if (type == ElementType::kFloat32) {
+    const auto* floats = reinterpret_cast<const float*>(from);
+    for (; i + kLanes <= count; i += kLanes) hn::StoreU(hn::LoadU(d, floats + i), d, to + i);
+  }
   if (type == ElementType::kBfloat16) {
     const hn::Rebind<std::uint16_t, FloatTag> d16;
     const hn::RebindToUnsigned<FloatTag> d32;
