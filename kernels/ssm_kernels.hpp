@@ -28,6 +28,9 @@ struct ScanInputs {
   std::int64_t tokens() const { return u.shape[1]; }
   std::int64_t channels() const { return u.shape[3]; }
   std::int64_t d_state() const { return b.shape[3]; }
+
+  /// The channels [first, first + count) of the same scan.
+  ScanInputs slice(std::int64_t first, std::int64_t count) const;
 };
 
 /// What a run of tokens does to the state: h -> exp(A delta_sum) h + h_end.
@@ -68,7 +71,8 @@ class SsmKernels {
   ///   delta = softplus(delta + delta_bias);  h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t;
   ///   y_t = (sum_n C_t[n] h_t[n] + D u_t) silu(z_t)
   /// `state.h` is the state before the first token, and becomes the one after the last; `state.delta_sum` (where it is
-  /// not nullptr) becomes the run's sum. Bits do not depend on how tokens and channels are cut into runs.
+  /// not nullptr) becomes the run's sum. Bits do not depend on how tokens and channels are cut into runs. `y` may be
+  /// the memory of u.
   virtual void scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat) = 0;
 
   /// Makes up for a scan that began with a zero state where it should have begun with h_in [batch, channels, d_state]:

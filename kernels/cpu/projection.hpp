@@ -8,6 +8,6 @@ namespace ringscan::cpu {
 /// a row's bits do not depend on which rows it comes with. @throws Error(kFailure).
 void project(const ProjectTask& task);
 
-inline constexpr std::int64_t kProjectRows = 128;
+inline constexpr std::int64_t kProjectRows = 256;
 
 }  // namespace ringscan::cpu

@@ -303,6 +303,20 @@ void CpuSsmKernels::conv1d(const ConvTask& task) const {
 
 }  // namespace
 
+ScanInputs ScanInputs::slice(std::int64_t first, std::int64_t count) const {
+  ScanInputs part = *this;
+  for (AnyView* view : {&part.u, &part.delta, &part.z}) {
+    if (view->data == nullptr) continue;
+    view->data += first * static_cast<std::int64_t>(size_of(view->type));
+    view->shape[3] = count;
+  }
+  part.first_channel += first;
+  part.a += first * d_state();
+  if (d != nullptr) part.d += first;
+  if (delta_bias != nullptr) part.delta_bias += first;
+  return part;
+}
+
 std::unique_ptr<SsmKernels> make_cpu_ssm_kernels() {
   return std::make_unique<CpuSsmKernels>();
 }

@@ -87,15 +87,7 @@ TEST_CASE("tokens in runs and channels in runs give the same bits as the whole")
 
   parts.h.assign(p.state_size(), 0.0f);
   for (const auto& [first, count] : std::vector<std::array<std::int64_t, 2>>{{0, 7}, {7, 21}, {28, 12}}) {
-    ScanInputs inputs = p.inputs({0, p.seq_len});
-    for (AnyView* view : {&inputs.u, &inputs.delta, &inputs.z}) {
-      view->data += first * 4;
-      view->shape[3] = count;
-    }
-    inputs.first_channel = first;
-    inputs.a += first * p.d_state;
-    inputs.d += first;
-    inputs.delta_bias += first;
+    const ScanInputs inputs = p.inputs({0, p.seq_len}).slice(first, count);
     auto y = dense_view(parts.y.data() + first, {1, p.seq_len, 1, p.channels});
     y.shape[3] = count;
     kernels->scan(inputs, {nullptr, parts.h.data() + first * p.d_state}, y, heartbeat);

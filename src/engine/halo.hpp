@@ -1,0 +1,29 @@
+#pragma once
+// Carries the inputs before a rank's tokens over a transport, as the halo schedule says.
+
+#include <cstddef>
+
+#include "comm/halo_schedule.hpp"
+#include "comm/transport.hpp"
+#include "core/tensor_view.hpp"
+
+namespace ringscan {
+
+/// Rows of float32 by global token. `rows` is [batch, tokens.size(), 1, row].
+struct TokenRows {
+  TokenRun tokens;
+  TensorView<const float> rows;
+};
+
+/// Collective. `halo` [batch, schedule.halo.size(), 1, row] becomes the rows of the tokens before this rank's: from
+/// `own`, the last rows of each rank (at least as many as it has or as the halo is wide), and before token 0 from
+/// `initial` [batch, halo width, 1, row] (data == nullptr: zeros). Returns the bytes this rank has sent.
+std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<const float>& initial,
+                       const TensorView<float>& halo, Transport& transport);
+
+/// The last `width` rows up to the end of `own`, of which the first ones may be in the halo: `last` [batch, width, 1,
+/// row]. @pre own.tokens is not empty and ends where the rank's tokens end; the halo is `width` wide.
+void last_rows(const HaloSchedule& schedule, const TensorView<const float>& halo, const TokenRows& own,
+               const TensorView<float>& last);
+
+}  // namespace ringscan
