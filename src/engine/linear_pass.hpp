@@ -1,0 +1,54 @@
+#pragma once
+// The heads of linear attention: each rank goes over its own tokens, a scan over the ranks brings it the state that
+// stands before them. Knows no files and no backend.
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "core/tensor_view.hpp"
+#include "engine/ring_pass.hpp"
+#include "kernels/linear_kernels.hpp"
+#include "sequence/sequence_layout.hpp"
+
+namespace ringscan {
+
+/// A rank's share. Views are [batch, local tokens, heads, dim], tokens in the order of the layout; `slots` index the
+/// heads of q, o (q_head) and of k, v (kv_head).
+struct LinearPassTask {
+  const SequenceLayout* layout = nullptr;  ///< contiguous
+  LinearParams params;
+  double scale = 1.0;
+  AnyView q;
+  AnyView k;
+  AnyView v;
+  std::span<const HeadSlot> slots;
+  AnyView log_decay;                       ///< Decay::kToken: [batch, local tokens, any columns, 1]
+  std::span<const int> decay_columns;      ///< Decay::kToken: one a slot
+  std::span<const double> head_log_decay;  ///< Decay::kHead: one a slot
+  MutableAnyView o;
+  /// The same bits for every number of ranks: states are carried from rank to rank one after the other, head by head.
+  /// @pre then the layout's tile is a multiple of kLinearChunk.
+  bool reproducible = false;
+  /// What stands before the first token, one state (of one slot) a slot; empty: nothing.
+  std::span<const LinearState> initial;
+  /// Where not null, gets what stands behind the last token, one state a slot, on rank state_owner() alone.
+  std::vector<LinearState>* final_states = nullptr;
+};
+
+/// The rank that holds the last token (0 where there is none).
+int state_owner(const SequenceLayout& layout);
+
+/// States that the pass holds, of one slot each, for `slots` slots; without the initial ones.
+constexpr std::size_t linear_pass_states(std::size_t slots, bool reproducible) {
+  return slots * (reproducible ? 1 : 3);
+}
+
+/// Collective. Default: every rank but the last sums up its tokens into a state, which costs a quarter of the output or
+/// so; while heads are summed up, and then output, the scans of others go on. Communication a rank and head: ceil(log2
+/// P) states sent at most. Reproducible: 1 state sent; rank r begins when rank r - 1 is done with the first head.
+RingPassResult run_linear_pass(const LinearPassTask& task, Transport& transport, const LinearKernels& kernels,
+                               MemoryLedger* ledger, const PassProgress& on_progress = {});
+
+}  // namespace ringscan
