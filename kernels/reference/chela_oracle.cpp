@@ -124,10 +124,11 @@ std::vector<double> ChelaHead::output() const {
   return o;
 }
 
-std::vector<double> chela_output(const ChelaParameters& p, std::span<const double> x, std::span<const double> o) {
+std::vector<double> chela_output(const ChelaParameters& p, std::span<const double> x, std::span<const double> z,
+                                 std::span<const double> o) {
   std::vector<double> gated(o.size());
   for (std::size_t i = 0; i < o.size(); ++i) {
-    gated[i] = silu(product(x, p.w_g, p.v_channels, static_cast<std::int64_t>(i))) * o[i];
+    gated[i] = silu(product(z, p.w_g, p.v_channels, static_cast<std::int64_t>(i))) * o[i];
   }
   std::vector<double> y(x.begin(), x.end());
   for (std::size_t i = 0; i < y.size(); ++i) y[i] += product(gated, p.w_o, p.channels, static_cast<std::int64_t>(i));
@@ -157,7 +158,8 @@ std::vector<double> chela_block(const ChelaParameters& p, std::span<const double
       const std::vector<double> part = heads[head].output();
       o.insert(o.end(), part.begin(), part.end());
     }
-    const std::vector<double> row = chela_output(p, x_row, o);
+    const std::vector<double> row =
+        chela_output(p, x_row, std::span<const double>(z).subspan(t * channels, channels), o);
     y.insert(y.end(), row.begin(), row.end());
   }
   return y;

@@ -62,8 +62,9 @@ class ChelaHead {
   std::vector<double> z_;
 };
 
-/// (silu(x W_g) * o) W_o + x, [channels], for one token: x [channels], o [v_channels].
-std::vector<double> chela_output(const ChelaParameters& p, std::span<const double> x, std::span<const double> o);
+/// (silu(z W_g) * o) W_o + x, [channels], for one token: x and z [channels], o [v_channels].
+std::vector<double> chela_output(const ChelaParameters& p, std::span<const double> x, std::span<const double> z,
+                                 std::span<const double> o);
 
 /// The whole block of one batch item: x and y [tokens, channels].
 std::vector<double> chela_block(const ChelaParameters& p, std::span<const double> x);
