@@ -1,6 +1,8 @@
 #pragma once
 // The ring as data: who sends what to whom at each step, and what is computed. No MPI, no buffers.
 
+#include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "mechanism/band.hpp"
@@ -30,6 +32,10 @@ struct RingStep {
 
 using RingSchedule = std::vector<RingStep>;
 
+/// A window that differs by row: the largest i - j of a query, beside what the band says. query - reach(query) never
+/// falls from one query to the next.
+using Reach = std::function<std::int64_t(std::int64_t query)>;
+
 /// The steps of `rank`. All ranks' schedules have the same length; transfers match pairwise; a block travels no
 /// further than the last rank that has work with it (windows, causality and empty shards cut the ring short), and a
 /// transfer of no tokens is left out.
@@ -38,8 +44,10 @@ using RingSchedule = std::vector<RingStep>;
 /// down from the query itself and around: a last step, with no transfer, meets the rank's own keys behind each query.
 /// So every layout walks the keys of a row in one order, whatever the number of ranks.
 ///
+/// With `reach`, a run of queries meets only the keys that its first row reaches back to; part.band remains `band`.
+///
 /// Cost a rank: at most world_size - 1 transfers of one shard's KV.
 /// @pre 0 <= rank < layout.world_size().
-RingSchedule make_ring_schedule(const SequenceLayout& layout, const Band& band, int rank);
+RingSchedule make_ring_schedule(const SequenceLayout& layout, const Band& band, int rank, const Reach& reach = {});
 
 }  // namespace ringscan

@@ -42,6 +42,9 @@ struct AttendTask {
   /// the bits of a result depend on it, and on nothing else of how keys and queries are cut into runs when both begin
   /// on multiples of it. @pre a positive multiple of 64.
   std::int64_t key_block = 512;
+  /// A window that differs by row: the largest i - j of each query row, beside what the band says. Empty: the band
+  /// alone. @pre as long as query_run; query - max_delta never falls from one row to the next.
+  std::span<const std::int64_t> max_deltas = {};
 };
 
 /// What an attend() did, for the report.
@@ -79,6 +82,17 @@ struct StickBlock {
   Buffer done;  ///< one flag a tile: nothing further can change it
 };
 
+/// The search for the k-th largest score of each row (exact top-k): a range of scores that is counted in bins and
+/// narrowed, round by round; among keys of one score, a range of positions. Opaque but to its backend; memory O(bins)
+/// a row.
+struct TopkBlock {
+  PartialShape shape;            ///< v_dim is 0
+  std::int64_t first_query = 0;  ///< global token of row 0
+  Buffer rows;
+  Buffer bins;  ///< empty once the search is over
+  Buffer open;
+};
+
 /// Which block a mechanism accumulates into.
 template <typename Params>
 struct BlockOf;
@@ -101,13 +115,16 @@ struct FinishTask {
   MutableAnyView o;
   TensorView<float> statistic;  ///< lse (softmax, cog; natural log) or remainder (stick-breaking)
   std::span<const HeadSlot> slots;
-  AnyView v_own;            ///< remainder = value: v of the same tokens, kv_head of each slot
-  AnyView remainder_value;  ///< remainder = vector: [1, 1, heads, v_dim], q_head of each slot
+  TensorView<float> kept_mass = {};  ///< sparse: the share of `all` that the rows' kept keys have
+  const LseBlock* all = nullptr;     ///< the weights of all visible keys (v_dim 0), where kept_mass is wanted
+  AnyView v_own;                     ///< remainder = value: v of the same tokens, kv_head of each slot
+  AnyView remainder_value;           ///< remainder = vector: [1, 1, heads, v_dim], q_head of each slot
 };
 
 class LinearKernels;  // kernels/linear_kernels.hpp
 
-/// @pre of all: shapes agree; head_dim and v_dim between 1 and 256; k and v of one element type (float32, float16 or
+/// @pre of all: shapes agree; head_dim and v_dim between 1 and 256 (v_dim 0 where only an LseBlock's weights are
+/// wanted, and in a search); k and v of one element type (float32, float16 or
 /// bfloat16), q of any of these.
 class Kernels {
  public:
@@ -119,6 +136,7 @@ class Kernels {
   /// Blocks at the identity, and the bytes one takes.
   virtual void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
   virtual void make(StickBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
+  virtual void make(TopkBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
   virtual std::size_t block_bytes(const Mechanism& mechanism, const PartialShape& shape) const = 0;
   /// Scratch that an attend() takes beside its arguments.
   virtual std::size_t scratch_bytes(std::int64_t head_dim, std::int64_t v_dim, std::int64_t key_block) const = 0;
@@ -129,8 +147,21 @@ class Kernels {
                              Heartbeat& heartbeat) = 0;
   virtual AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block,
                              Heartbeat& heartbeat) = 0;
+  /// Exact top-k: softmax over the keys that a finished search chose.
+  virtual AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block,
+                             Heartbeat& heartbeat) = 0;
   virtual AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                              Heartbeat& heartbeat) = 0;
+
+  /// A search for the `keys_kept` (one a query row, at most as many as it sees) largest scores of each row. The keys of
+  /// `sample`, which any row may see, only say where to look first: no result depends on them.
+  virtual void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) = 0;
+  /// One round: counts the task's keys. All keys of the rows are to be counted before narrow().
+  virtual void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) = 0;
+  /// As count(), and adds the task's keys to `all` (v_dim 0): the first round may sum the weights of all keys besides.
+  virtual void count_and_add(const AttendTask& task, TopkBlock& block, LseBlock& all, Heartbeat& heartbeat) = 0;
+  /// Ends a round. True where the choice of every row is exact: then no round is needed, and the bins are given back.
+  virtual bool narrow(TopkBlock& block) const = 0;
 
   /// True where no further key can change any row by more than epsilon.
   virtual bool all_done(const StickBlock& block) const = 0;

@@ -19,8 +19,7 @@ class LseRows {
  public:
   using Tiles = TileInterval;
 
-  template <typename Params>
-  LseRows(LseBlock& block, const Params&, Scratch& scratch)
+  LseRows(LseBlock& block, Scratch& scratch)
       : block_(block),
         shape_(block.shape),
         local_{scratch.out, scratch.lane_values, scratch.lane_values + kQueryTile} {}
@@ -53,7 +52,7 @@ class StickRows {
  public:
   using Tiles = OpenTiles;
 
-  StickRows(StickBlock& block, const StickBreakingParams& params, Scratch& scratch)
+  StickRows(StickBlock& block, Scratch& scratch, const StickBreakingParams& params)
       : block_(block),
         shape_(block.shape),
         local_{scratch.out, scratch.lane_values, scratch.lane_values + kQueryTile},

@@ -39,7 +39,8 @@ void PackedKeyBlock::load(std::int64_t index, TileTask& tile_task) {
     const TokenRun run = tile(index);
     const std::int64_t token = run.begin - task_.key_run.begin;
     ops_.pack_keys(rows_of(task_.k, batch_, token, kv_head_, run.size()), scratch_.rows, keys);
-    ops_.pack_values(rows_of(task_.v, batch_, token, kv_head_, run.size()), scratch_.rows, values);
+    if (task_.v.shape[3] > 0)
+      ops_.pack_values(rows_of(task_.v, batch_, token, kv_head_, run.size()), scratch_.rows, values);
     packed_[place] = true;
   }
   tile_task.keys = keys;

@@ -72,7 +72,7 @@ class AttendWalk {
   AttendWalk(const TileOps& ops, const AttendTask& task, Scratch& scratch, Rows& rows, Heartbeat& heartbeat)
       : ops_(ops),
         task_(task),
-        tiling_{task.query_run, task.band},
+        tiling_{task.query_run, task.band, task.max_deltas},
         scratch_(scratch),
         rows_(rows),
         heartbeat_(heartbeat),
@@ -136,18 +136,30 @@ class AttendWalk {
     tile_task.head_dim = static_cast<std::size_t>(task_.q.shape[3]);
     tile_task.out_rows = rows_.shape().out_rows;
     tile_task.num_keys = static_cast<std::size_t>(keys.size());
-    tile_task.masked = !all_pairs(task_.band, queries, keys);
+    tile_task.masked = !tiling_.sees_all(queries, keys);
     // Beyond these bounds the numbers decide nothing, and within them they are exact in float32.
     const auto to_lane = [&](std::int64_t delta) {
       return static_cast<int>(std::clamp<std::int64_t>(delta - (queries.begin - keys.begin), -4096, 4096));
     };
     tile_task.first_lane = to_lane(task_.band.min_delta);
     tile_task.last_lane = to_lane(task_.band.max_delta);
+    if (tile_task.masked && !task_.max_deltas.empty()) tile_task.first_keys = first_keys(queries, keys);
+    tile_task.first_position = keys.begin;
     tile_task.first = first;
     block_.load(key_tile, tile_task);
     stats_.tiles_computed += 1;
-    stats_.pairs += tile_task.masked ? count_pairs(task_.band, queries, keys) : queries.size() * keys.size();
+    stats_.pairs += tile_task.masked ? tiling_.pairs(queries, keys) : queries.size() * keys.size();
     return tile_task;
+  }
+
+  /// Each query's first key in the tile.
+  const float* first_keys(const TokenRun& queries, const TokenRun& keys) {
+    for (std::int64_t lane = 0; lane < queries.size(); ++lane) {
+      const std::int64_t first = tiling_.first_key(queries.begin + lane) - keys.begin;
+      scratch_.first_keys[lane] = static_cast<float>(std::clamp<std::int64_t>(first, 0, kQueryTileTokens));
+    }
+    std::fill(scratch_.first_keys + queries.size(), scratch_.first_keys + kQueryTileTokens, 0.0f);
+    return scratch_.first_keys;
   }
 
   /// The query tile will not look at its keys before `keys_end`.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "core/error.hpp"
 #include "hwy/targets.h"
@@ -10,6 +11,8 @@
 #include "kernels/cpu/finish.hpp"
 #include "kernels/cpu/flush_denormals.hpp"
 #include "kernels/cpu/linear_kernels.hpp"
+#include "kernels/cpu/topk_rows.hpp"
+#include "kernels/cpu/topk_search.hpp"
 #include "kernels/kernels.hpp"
 
 namespace ringscan {
@@ -31,13 +34,16 @@ void check_task(const AttendTask& task, const PartialShape& shape) {
   const std::int64_t head_dim = task.q.shape[3];
   const std::int64_t v_dim = task.v.shape[3];
   const auto batch = shape.batch;
-  require(head_dim >= 1 && head_dim <= kMaxDim && v_dim >= 1 && v_dim <= kMaxDim, "head_dim and v_dim from 1 to 256");
+  require(head_dim >= 1 && head_dim <= kMaxDim, "head_dim from 1 to 256");
+  require(v_dim >= 0 && v_dim <= kMaxDim, "v_dim from 1 to 256, or 0 for weights alone");
   require(task.k.shape[3] == head_dim && v_dim == shape.v_dim, "k as wide as q, and v as wide as the accumulators");
   require(task.q.shape[0] == batch && task.k.shape[0] == batch && task.v.shape[0] == batch, "one batch size for all");
   require(task.q.shape[1] == task.query_run.size() && shape.rows == task.query_run.size(),
           "as many query rows as tokens in their run");
   require(task.k.shape[1] == task.key_run.size() && task.v.shape[1] == task.key_run.size(),
           "as many key rows as tokens in their run");
+  require(task.max_deltas.empty() || static_cast<std::int64_t>(task.max_deltas.size()) == shape.rows,
+          "a largest distance for each query row, or none");
   require(static_cast<std::int64_t>(task.slots.size()) == shape.slots, "a slot for each accumulated head");
   require(is_input_type(task.q.type) && is_input_type(task.k.type) && is_input_type(task.v.type),
           "inputs as float32, float16 or bfloat16");
@@ -50,14 +56,14 @@ void check_task(const AttendTask& task, const PartialShape& shape) {
   }
 }
 
-template <typename Rows, typename Block, typename Params>
-AttendStats attend_with(const TileOps& ops, const AttendTask& task, const Params& params, Block& block,
-                        Heartbeat& heartbeat) {
+template <typename Rows, typename Block, typename... Params>
+AttendStats attend_with(const TileOps& ops, const AttendTask& task, Block& block, Heartbeat& heartbeat,
+                        Params&&... params) {
   check_task(task, block.shape);
   const FlushDenormals flush;
   Scratch scratch(static_cast<std::size_t>(task.q.shape[3]), static_cast<std::size_t>(task.v.shape[3]),
                   static_cast<std::size_t>(task.key_block));
-  Rows rows(block, params, scratch);
+  Rows rows(block, scratch, std::forward<Params>(params)...);
   return AttendWalk<Rows>(ops, task, scratch, rows, heartbeat).run();
 }
 
@@ -78,6 +84,7 @@ class CpuKernels final : public Kernels {
 
   void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override;
   void make(StickBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override;
+  void make(TopkBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override;
   std::size_t block_bytes(const Mechanism& mechanism, const PartialShape& shape) const override {
     return std::visit([&](const auto& params) { return block_bytes_of(LaneShape(shape), params); }, mechanism);
   }
@@ -86,17 +93,28 @@ class CpuKernels final : public Kernels {
                           static_cast<std::size_t>(key_block));
   }
 
-  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
-                     Heartbeat& heartbeat) override {
-    return attend_with<SoftmaxRows>(ops_, task, params, block, heartbeat);
+  AttendStats attend(const AttendTask& task, const SoftmaxParams&, LseBlock& block, Heartbeat& heartbeat) override {
+    return attend_with<SoftmaxRows>(ops_, task, block, heartbeat);
   }
-  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
-    return attend_with<CogRows>(ops_, task, params, block, heartbeat);
+  AttendStats attend(const AttendTask& task, const CogParams&, LseBlock& block, Heartbeat& heartbeat) override {
+    return attend_with<CogRows>(ops_, task, block, heartbeat);
   }
   AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                      Heartbeat& heartbeat) override {
-    return attend_with<StickRows>(ops_, task, params, block, heartbeat);
+    return attend_with<StickRows>(ops_, task, block, heartbeat, params);
   }
+  AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
+    return attend_with<ChosenRows>(ops_, task, block, heartbeat, chosen);
+  }
+  void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override;
+  void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) override {
+    attend_with<CountRows>(ops_, task, block, heartbeat, nullptr);
+  }
+  void count_and_add(const AttendTask& task, TopkBlock& block, LseBlock& all, Heartbeat& heartbeat) override {
+    attend_with<CountRows>(ops_, task, block, heartbeat, &all);
+  }
+  bool narrow(TopkBlock& block) const override { return narrow_search(block); }
+
   bool all_done(const StickBlock& block) const override {
     const auto* flags = block.done.as<std::uint8_t>();
     return std::all_of(flags, flags + LaneShape(block.shape).total_tiles, [](std::uint8_t flag) { return flag != 0; });
@@ -141,6 +159,24 @@ void CpuKernels::make(StickBlock& block, const PartialShape& shape, MemoryLedger
   block.out.fill_zero();
   block.log2_stick.fill_zero();
   block.done.fill_zero();
+}
+
+void CpuKernels::make(TopkBlock& block, const PartialShape& shape, MemoryLedger* ledger) const {
+  const LaneShape lanes(shape);
+  require(shape.v_dim == 0, "v_dim 0 for a search");
+  block.shape = shape;
+  block.rows = Buffer(search_row_bytes(lanes), ledger);
+  block.bins = Buffer(bin_bytes(lanes), ledger);
+  block.open = Buffer(lanes.flag_bytes() + lanes.open_bytes(), ledger);
+  block.bins.fill_zero();
+  block.open.fill_zero();
+}
+
+void CpuKernels::start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) {
+  require(static_cast<std::int64_t>(keys_kept.size()) == block.shape.rows, "a number of keys to keep for each row");
+  begin_search(block, sample.query_run, keys_kept);
+  Heartbeat heartbeat;
+  attend_with<SampleRows>(ops_, sample, block, heartbeat, sample.query_run);
 }
 
 void CpuKernels::join(LseBlock& near, const LseBlock& far) const {

@@ -58,11 +58,18 @@ void for_each_tile(const PartialShape& partial, const LaneShape& shape, FinishTi
   }
 }
 
+/// l_kept 2^(m_kept - m_all) / l_all: rounding apart, at most 1.
+float kept_share(const LseLanes& kept, const LseLanes& all, std::int64_t lane) {
+  const double share = std::exp2(double{kept.max[lane]} - double{all.max[lane]}) * kept.sum[lane] / all.sum[lane];
+  return static_cast<float>(share > 1.0 ? 1.0 : share);
+}
+
 }  // namespace
 
 void finish_rows(const TileOps& ops, const FinishTask& task, const LseBlock& block) {
   constexpr double kLn2 = 0.6931471805599453;
   const LaneShape shape(block.shape);
+  const LaneShape all_shape(task.kept_mass.data != nullptr ? task.all->shape : block.shape);
   RowWriter writer(ops, task, shape);
   for_each_tile(block.shape, shape,
                 [&](std::int64_t batch, std::size_t slot, std::int64_t index, std::int64_t first, std::int64_t count) {
@@ -75,6 +82,9 @@ void finish_rows(const TileOps& ops, const FinishTask& task, const LseBlock& blo
                     const double lse =
                         sum == 0.0 ? -std::numeric_limits<double>::infinity() : lanes.max[lane] * kLn2 + std::log(sum);
                     writer.store(lane, batch, first + lane, task.slots[slot].q_head, static_cast<float>(lse));
+                    if (task.kept_mass.data == nullptr) continue;
+                    *task.kept_mass.row(batch, first + lane, task.slots[slot].q_head) =
+                        kept_share(lanes, lanes_at(*task.all, all_shape, index), lane);
                   }
                 });
 }

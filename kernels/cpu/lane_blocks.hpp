@@ -1,6 +1,7 @@
 #pragma once
 // How LseBlock and StickBlock are arranged here: query tiles of 64 lanes, [batch][slot][query tile].
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -52,11 +53,31 @@ inline StickLanes lanes_at(const StickBlock& block, const LaneShape& shape, std:
   return {at_tile(block.out, index, shape.out_floats()), log2_stick, log2_stick + kQueryTile};
 }
 
+inline SearchRows& search_rows_at(const TopkBlock& block, std::int64_t index) {
+  return const_cast<SearchRows*>(block.rows.as<SearchRows>())[index];
+}
+inline std::uint32_t* bins_at(TopkBlock& block, std::int64_t index) {
+  return block.bins.as<std::uint32_t>() + static_cast<std::size_t>(index) * kSearchBins * kQueryTile;
+}
+inline std::size_t search_row_bytes(const LaneShape& shape) {
+  return static_cast<std::size_t>(shape.total_tiles) * sizeof(SearchRows);
+}
+inline std::size_t bin_bytes(const LaneShape& shape) {
+  return static_cast<std::size_t>(shape.total_tiles) * kSearchBins * kQueryTile * sizeof(std::uint32_t);
+}
+
 inline std::size_t block_bytes_of(const LaneShape& shape, const SoftmaxParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes();
 }
 inline std::size_t block_bytes_of(const LaneShape& shape, const CogParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes();
+}
+/// The weights of all keys, and the kept keys' accumulators; top-k: the bins are given back before these are taken.
+inline std::size_t block_bytes_of(const LaneShape& shape, const SparseParams& params) {
+  const std::size_t kept = shape.out_bytes() + 2 * shape.lane_bytes();
+  const std::size_t all = 2 * shape.lane_bytes();
+  if (params.select == SparseSelect::kWindow) return kept + all;
+  return search_row_bytes(shape) + shape.flag_bytes() + shape.open_bytes() + all + std::max(kept, bin_bytes(shape));
 }
 inline std::size_t block_bytes_of(const LaneShape& shape, const StickBreakingParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes() + shape.flag_bytes() + shape.open_bytes();

@@ -15,6 +15,7 @@ namespace ringscan::cpu {
 struct QueryTiling {
   TokenRun queries;
   Band band;
+  std::span<const std::int64_t> max_deltas;  ///< of each query, beside the band's; empty: the band alone
 
   std::int64_t num_tiles() const { return ceil_div(queries.size(), kQueryTileTokens); }
   TokenRun tile(std::int64_t index) const {
@@ -24,7 +25,23 @@ struct QueryTiling {
   /// Keys that at least one query of the tile sees.
   TokenRun visible_keys(std::int64_t index) const {
     const TokenRun run = tile(index);
-    return {run.begin - band.max_delta, run.end - band.min_delta};
+    return {first_key(run.begin), run.end - band.min_delta};
+  }
+  /// The farthest key that a query may see; it never falls from one query to the next.
+  std::int64_t first_key(std::int64_t query) const {
+    if (max_deltas.empty()) return query - band.max_delta;
+    return query - std::min(band.max_delta, max_deltas[static_cast<std::size_t>(query - queries.begin)]);
+  }
+  bool sees_all(const TokenRun& rows, const TokenRun& keys) const {
+    return all_pairs(band, rows, keys) && (max_deltas.empty() || first_key(rows.end - 1) <= keys.begin);
+  }
+  std::int64_t pairs(const TokenRun& rows, const TokenRun& keys) const {
+    if (max_deltas.empty()) return count_pairs(band, rows, keys);
+    std::int64_t sum = 0;
+    for (std::int64_t query = rows.begin; query < rows.end; ++query) {
+      sum += intersect(TokenRun{first_key(query), query - band.min_delta + 1}, keys).size();
+    }
+    return sum;
   }
   /// As keys are walked downwards, a tile is entered once and left once; later tiles first.
   bool is_entered(std::int64_t index, const TokenRun& keys) const { return keys.begin < visible_keys(index).end; }

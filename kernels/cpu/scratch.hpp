@@ -27,6 +27,7 @@ struct Scratch {
     scores = take(kKeyTile * kLaneGroup);
     out = take(kQueryTile * round_up(v_dim, kRowStep));
     lane_values = take(2 * kQueryTile);
+    first_keys = take(kQueryTile);
     keys = take(tiles_in_block * key_tile_floats);
     values = take(tiles_in_block * value_tile_floats);
   }
@@ -45,6 +46,7 @@ struct Scratch {
   float* scores;       ///< [kKeyTile][kLaneGroup]
   float* out;          ///< lane rows: what one key block adds
   float* lane_values;  ///< two floats a lane
+  float* first_keys;   ///< one a lane
   float* keys;         ///< panels of the block's key tiles
   float* values;
 
@@ -59,7 +61,7 @@ struct Scratch {
     const std::size_t key_floats = round_up(round_up(kKeyTile, kRowStep) * head_dim + kSlack, kMaxVector);
     const std::size_t value_floats = round_up(v_dim, kRowStep) * kKeyTile;
     return row_floats(head_dim, v_dim) + panel_floats(head_dim) + kQueryTile * head_dim + kKeyTile * kLaneGroup +
-           out_floats + 2 * kQueryTile + tiles * (key_floats + value_floats);
+           out_floats + 3 * kQueryTile + tiles * (key_floats + value_floats);
   }
 };
 

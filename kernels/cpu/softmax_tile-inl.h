@@ -6,10 +6,33 @@
 #define RINGSCAN_SOFTMAX_TILE_INL_H
 #endif
 
+#include <type_traits>
+
 #include "kernels/cpu/tile_product-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringscan::cpu::HWY_NAMESPACE {
+
+/// Which lanes see a key: a band, and where given each lane's first key.
+struct RowMask {
+  explicit RowMask(const TileTask& task) : band{task.first_lane, task.last_lane}, first_keys(task.first_keys) {}
+  HWY_INLINE hn::Mask<FloatTag> operator()(std::size_t key, std::size_t lane, Floats) const {
+    const FloatTag d;
+    const auto in_band = band(key, lane);
+    if (first_keys == nullptr) return in_band;
+    return hn::And(in_band, hn::Ge(hn::Set(d, static_cast<float>(key)), hn::Load(d, first_keys + lane)));
+  }
+  LaneMask band;
+  const float* first_keys;
+};
+/// No mask.
+struct AllKeys {};
+/// Dropped scores have been made -infinity; NaN stays.
+struct NotDropped {
+  HWY_INLINE hn::Mask<FloatTag> operator()(std::size_t, std::size_t, Floats x) const {
+    return hn::Ne(x, hn::Neg(hn::Inf(FloatTag())));
+  }
+};
 
 /// What the maximum and the sum are over, and what a score x weighs, with p = 2^(magnitude(x) - max).
 struct SoftmaxWeights {
@@ -68,21 +91,21 @@ struct DecayAndAdd {
 
 /// Raises the maxima by the visible scores.
 template <class Weights>
-HWY_INLINE void MaskedMax(const TileTask& task, const LaneMask& sees, std::size_t first_lane, float* max) {
+HWY_INLINE void MaskedMax(const TileTask& task, const RowMask& sees, std::size_t first_lane, float* max) {
   const FloatTag d;
   for (std::size_t lane = 0; lane < kLaneGroup; lane += kLanes) {
     Floats highest = hn::Load(d, max + lane);
     for (std::size_t key = 0; key < task.num_keys; ++key) {
       const Floats x = Weights::Magnitude(hn::Load(d, task.scores + key * kLaneGroup + lane));
-      highest = hn::Max(highest, hn::IfThenElse(sees(key, first_lane + lane), x, highest));
+      highest = hn::Max(highest, hn::IfThenElse(sees(key, first_lane + lane, x), x, highest));
     }
     hn::Store(highest, d, max + lane);
   }
 }
 
 /// Scores become weights; sum = sum * decay + the sum of p = 2^(magnitude - max) over the tile.
-template <class Weights, bool kMasked>
-HWY_INLINE void Exponentials(const TileTask& task, const LaneMask& sees, std::size_t first_lane, const float* max,
+template <class Weights, class Sees>
+HWY_INLINE void Exponentials(const TileTask& task, const Sees& sees, std::size_t first_lane, const float* max,
                              const float* decay, float* sum) {
   const FloatTag d;
   constexpr std::size_t kVectors = 2;
@@ -98,7 +121,9 @@ HWY_INLINE void Exponentials(const TileTask& task, const LaneMask& sees, std::si
         float* score = task.scores + key * kLaneGroup + lane + c * kLanes;
         const Floats x = hn::Load(d, score);
         Floats p = Exp2(hn::Sub(Weights::Magnitude(x), highest[c]));
-        if constexpr (kMasked) p = hn::IfThenElseZero(sees(key, first_lane + lane + c * kLanes), p);
+        if constexpr (!std::is_same_v<Sees, AllKeys>) {
+          p = hn::IfThenElseZero(sees(key, first_lane + lane + c * kLanes, x), p);
+        }
         total[c] = hn::Add(total[c], p);
         hn::Store(Weights::Weight(x, p), d, score);
       }
@@ -123,7 +148,7 @@ HWY_INLINE void RaiseMax(float* max, const float* new_max, float* decay) {
 template <class Weights>
 HWY_INLINE void WeighTile(const TileTask& task, const LseLanes& lanes) {
   const FloatTag d;
-  const LaneMask sees{task.first_lane, task.last_lane};
+  const RowMask sees(task);
   const std::size_t key_rows = round_up(task.num_keys, kRowStep);
   // Rows that only fill a panel must not raise the maximum.
   const bool masked = task.masked || key_rows != task.num_keys;
@@ -140,12 +165,12 @@ HWY_INLINE void WeighTile(const TileTask& task, const LseLanes& lanes) {
       Product(task.keys, task.head_dim, key_rows, queries, task.head_dim, StoreScores{task.scores});
       MaskedMax<Weights>(task, sees, first_lane, new_max);
       RaiseMax(max, new_max, decay);
-      Exponentials<Weights, true>(task, sees, first_lane, max, decay, sum);
+      Exponentials<Weights>(task, sees, first_lane, max, decay, sum);
     } else {
       Product(task.keys, task.head_dim, key_rows, queries, task.head_dim,
               StoreScoresAndMax<Weights>{task.scores, new_max});
       RaiseMax(max, new_max, decay);
-      Exponentials<Weights, false>(task, sees, first_lane, max, decay, sum);
+      Exponentials<Weights>(task, AllKeys{}, first_lane, max, decay, sum);
     }
     Product(task.values, kKeyTile, task.out_rows, task.scores, task.num_keys,
             DecayAndAdd{lanes.out + group * task.out_rows * kLaneGroup, decay, task.first});

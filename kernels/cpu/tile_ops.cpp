@@ -10,13 +10,14 @@
 #include "kernels/cpu/pack-inl.h"
 #include "kernels/cpu/softmax_tile-inl.h"
 #include "kernels/cpu/stick_tile-inl.h"
+#include "kernels/cpu/topk_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringscan::cpu::HWY_NAMESPACE {
 
 const TileOps& Ops() {
-  static constexpr TileOps kOps{HWY_TARGET, PackKeys, PackValues, PackQueries, SoftmaxTile, CogTile,
-                                StickTile,  JoinLse,  JoinStick,  LanesToRows, StoreRow};
+  static constexpr TileOps kOps{HWY_TARGET,  PackKeys,  PackValues, PackQueries, SoftmaxTile, CogTile,     StickTile,
+                                OrderScores, CountTile, ChosenTile, JoinLse,     JoinStick,   LanesToRows, StoreRow};
   return kOps;
 }
 

@@ -48,8 +48,10 @@ struct TileTask {
   bool masked = false;  ///< some pair is not visible
   int first_lane = 0;
   int last_lane = 0;
-  bool first = false;       ///< the accumulators are at the identity, `out` uninitialised
-  float* scores = nullptr;  ///< scratch [kKeyTile][kLaneGroup]
+  const float* first_keys = nullptr;  ///< masked: lane l sees keys r >= first_keys[l] alone; null: no such bound
+  std::int64_t first_position = 0;    ///< global token of key 0
+  bool first = false;                 ///< the accumulators are at the identity, `out` uninitialised
+  float* scores = nullptr;            ///< scratch [kKeyTile][kLaneGroup]
 };
 
 /// Accumulators of a query tile: `out` as lane rows, the others one a lane.
@@ -64,6 +66,27 @@ struct StickLanes {
   float* log2_stick_low;  ///< what rounding took: a million tiny steps add up right
 };
 
+/// The search for the k-th largest score, one a lane. Scores are compared as the integers of their ordered bits.
+inline constexpr std::size_t kSearchBins = 256;
+struct alignas(128) SearchRows {
+  enum Phase : std::uint8_t {
+    kGuessed,    ///< [low, high] may miss the threshold
+    kNarrowing,  ///< it lies in [low, high]
+    kTies,       ///< it is `low`; the farthest key of that score that is kept lies in [first, last]
+    kExact,      ///< keys over `low`, and those of `low` from position `first` on, are kept
+  };
+  std::int32_t low[kQueryTile];
+  std::int32_t high[kQueryTile];  ///< kExact: no score lies in [low, high]
+  std::int64_t first[kQueryTile];
+  std::int64_t last[kQueryTile];
+  std::int64_t wanted[kQueryTile];  ///< keys to keep
+  std::int64_t over[kQueryTile];    ///< keys counted over the range
+  std::uint8_t shift[kQueryTile];   ///< a bin is 2^shift scores or positions wide
+  Phase phase[kQueryTile];
+};
+/// No score has these ordered bits: all are over it.
+inline constexpr std::int32_t kUnderAllScores = INT32_MIN;
+
 /// The functions of one instruction set.
 struct TileOps {
   std::int64_t target;  ///< Highway's number for it
@@ -77,6 +100,13 @@ struct TileOps {
   void (*softmax_tile)(const TileTask& task, const LseLanes& lanes);
   void (*cog_tile)(const TileTask& task, const LseLanes& lanes);
   void (*stick_tile)(const TileTask& task, const StickLanes& lanes);
+
+  /// ordered[key][kQueryTile] = the ordered bits of every score.
+  void (*order_scores)(const TileTask& task, std::int32_t* ordered);
+  /// Counts a tile into `bins` [kSearchBins][kQueryTile]; `all`, where not null, takes the tile's weights (no out).
+  void (*count_tile)(const TileTask& task, SearchRows& rows, std::uint32_t* bins, const LseLanes* all);
+  /// Softmax over keys whose ordered score is over low[lane], or equal to it with r >= cuts[lane].
+  void (*chosen_tile)(const TileTask& task, const std::int32_t* low, const std::int32_t* cuts, const LseLanes& lanes);
 
   /// `near` becomes the join of both.
   void (*join_lse)(const LseLanes& near, const LseLanes& far, std::size_t out_rows);

@@ -23,6 +23,9 @@ class KeyBlock {
   std::span<const double> v(std::int64_t key) const {
     return v_.subspan(static_cast<std::size_t>((key - run_.begin)) * v_dim_, v_dim_);
   }
+  /// |k_j|, and a hash of its elements.
+  double norm(std::int64_t key) const;
+  std::uint64_t hash(std::int64_t key) const;
   /// z[j] = scale <q, k_j> for every key of the block.
   void scores(std::span<const double> q, double scale, std::vector<double>& z) const;
 
@@ -37,20 +40,29 @@ class KeyBlock {
 class StreamedRow {
  public:
   /// Query `query` (global) with vector q [head_dim], which must outlive the row.
+  /// `seq_len` is read by SparseCount::kTotal.
   StreamedRow(const Mechanism& mechanism, std::span<const double> q, std::int64_t query, double scale,
-              std::int64_t v_dim);
+              std::int64_t v_dim, std::int64_t seq_len = 0);
 
   std::int64_t query() const { return query_; }
   /// The keys of `all` that this row sees and that can still change it in float64; none once the stick is used up.
   TokenRun wanted(const TokenRun& all) const;
   void add(const KeyBlock& block);
+  /// Top-k: all keys go by twice; the scores of the first time (8 bytes a key) are chosen from between the two.
+  static bool needs_two_passes(const Mechanism& mechanism);
+  void begin_second_pass();
   /// `v_own` [v_dim] is read where the policy is kValue, `remainder_vector` [v_dim] where it is kVector.
   Row finish(std::span<const double> v_own, std::span<const double> remainder_vector) const;
 
  private:
   void add_softmax(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
   void add_cog(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
+  void add_window(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
+  void keep_scores(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
+  void add_chosen(const KeyBlock& block, const TokenRun& seen);
+  void count_near_ties();
   void raise_max(double largest);
+  void raise_all_max(double largest);
   void add_stick_breaking(const KeyBlock& block, const TokenRun& seen, std::span<const double> z);
 
   const Mechanism* mechanism_;
@@ -61,6 +73,18 @@ class StreamedRow {
   std::vector<double> out_;
   double max_;  // softmax: largest z (cog: |z|) so far, and the sum of e^(z - max)
   double sum_ = 0.0;
+  std::int64_t num_kept_ = 0;  // sparse
+  double all_max_;             // sparse: as max_ and sum_, over all visible keys
+  double all_sum_ = 0.0;
+  struct Score {
+    double z;
+    std::int64_t key;
+    std::uint64_t hash;  // of the key's elements
+  };
+  std::vector<Score> scores_;  // top-k: of the first pass, then the kept ones by key
+  bool chosen_ = false;
+  double largest_k_ = 0.0;
+  double slack_ = 0.0;
   double spent_ = 0.0;  // stick-breaking: -log of the stick that is left
 };
 

@@ -140,6 +140,7 @@ ShardOutput make_shard_output(const RunPlan& plan, const ShardPlan& shard, int r
   };
   if (config.want_lse) make_statistic(output.lse_buffer, output.lse);
   if (config.want_remainder) make_statistic(output.remainder_buffer, output.remainder);
+  if (config.want_kept_mass) make_statistic(output.kept_mass_buffer, output.kept_mass);
   return output;
 }
 
@@ -150,6 +151,8 @@ LayerOutput create_layer_output(ActivationWriter& writer, const LayerShape& laye
   if (config.want_lse) output.lse = writer.create(layer.name, "lse", ElementType::kFloat32, statistic);
   if (config.want_remainder)
     output.remainder = writer.create(layer.name, "remainder", ElementType::kFloat32, statistic);
+  if (config.want_kept_mass)
+    output.kept_mass = writer.create(layer.name, "kept_mass", ElementType::kFloat32, statistic);
   return output;
 }
 
@@ -159,6 +162,7 @@ void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, cons
   writer.write_slab(layer_output.o, selection, output.o_buffer.data());
   if (config.want_lse) writer.write_slab(layer_output.lse, selection, output.lse_buffer.data());
   if (config.want_remainder) writer.write_slab(layer_output.remainder, selection, output.remainder_buffer.data());
+  if (config.want_kept_mass) writer.write_slab(layer_output.kept_mass, selection, output.kept_mass_buffer.data());
 }
 
 }  // namespace ringscan

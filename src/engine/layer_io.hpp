@@ -37,9 +37,11 @@ struct ShardOutput {
   Buffer o_buffer;
   Buffer lse_buffer;
   Buffer remainder_buffer;
+  Buffer kept_mass_buffer;
   MutableAnyView o;             ///< [batch, local tokens, shard heads, v_dim]
   TensorView<float> lse;        ///< [batch, local tokens, shard heads, 1]; data == nullptr where not asked for
   TensorView<float> remainder;  ///< likewise
+  TensorView<float> kept_mass;  ///< likewise
 };
 
 ShardOutput make_shard_output(const RunPlan& plan, const ShardPlan& shard, int rank, const RunConfig& config,
@@ -50,6 +52,7 @@ struct LayerOutput {
   DatasetInfo o;
   DatasetInfo lse;
   DatasetInfo remainder;
+  DatasetInfo kept_mass;
 };
 
 /// Collective.

@@ -7,29 +7,12 @@
 #include "comm/ring_schedule.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/kv_ring.hpp"
+#include "engine/ring_walk.hpp"
+#include "engine/sparse_pass.hpp"
 #include "mechanism/ordered_fold.hpp"
 
 namespace ringscan {
 namespace {
-
-/// Keys are handed to the kernels in pieces of this many, so that progress shows. A multiple of every key block.
-constexpr std::int64_t kPieceKeys = 8192;
-
-/// Moves the transfer in flight on whenever the kernels come up for air.
-class TransferHeartbeat final : public Heartbeat {
- public:
-  void follow(Ticket* ticket) { ticket_ = ticket; }
-  void beat() override {
-    if (ticket_ == nullptr) return;
-    const AddSeconds adder(seconds_);
-    if (ticket_->poll()) ticket_ = nullptr;
-  }
-  double seconds() const { return seconds_; }
-
- private:
-  Ticket* ticket_ = nullptr;
-  double seconds_ = 0.0;
-};
 
 /// The pass of one mechanism; `Params` is its parameter struct.
 template <typename Params>
@@ -81,6 +64,8 @@ class RingPass {
     result_.exposed_seconds += heartbeat_.seconds();
     result_.compute_seconds -= heartbeat_.seconds();
     finish();
+    result_.flops =
+        2.0 * static_cast<double>(task_.q.shape[3] + task_.v.shape[3]) * static_cast<double>(result_.stats.pairs);
     return result_;
   }
 
@@ -140,30 +125,14 @@ class RingPass {
   /// Walks the part's keys near first, piece by piece.
   void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, Block& block) {
     const Chunk& queries = query_chunk(part);
-    const Chunk& keys = key_chunk(step, part);
-    AttendTask task;
-    task.q = task_.q.tokens(queries.local_begin, queries.run.size());
-    task.slots = ring.slots(step);
-    task.query_run = queries.run;
-    task.band = part.band;
-    task.scale = static_cast<float>(task_.scale);
-    task.key_block = task_.key_block;
-    const AnyView k = ring.keys(step);
-    const AnyView v = ring.values(step);
-    for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
-      const std::int64_t begin = std::max(keys.run.begin, (end - 1) / kPieceKeys * kPieceKeys);
-      task.key_run = {begin, end};
-      const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
-      task.k = k.tokens(first_local, end - begin);
-      task.v = v.tokens(first_local, end - begin);
+    for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
       result_.stats +=
           timed(result_.compute_seconds, [&] { return kernels_.attend(task, params_, block, heartbeat_); });
       pairs_behind_ += count_pairs(part.band, queries.run, task.key_run);
       if (on_progress_ && pairs_ahead_ > 0) {
         on_progress_(static_cast<double>(pairs_behind_) / static_cast<double>(pairs_ahead_));
       }
-      end = begin;
-    }
+    });
   }
 
   /// True where some later step can still change a row of this rank.
@@ -220,8 +189,18 @@ class RingPass {
 
 }  // namespace
 
+KeptMassFigures& KeptMassFigures::operator+=(const KeptMassFigures& other) {
+  sum += other.sum;
+  rows += other.rows;
+  min = std::min(min, other.min);
+  error_bound = std::max(error_bound, other.error_bound);
+  return *this;
+}
+
 RingPassResult& RingPassResult::operator+=(const RingPassResult& other) {
   stats += other.stats;
+  flops += other.flops;
+  kept_mass += other.kept_mass;
   compute_seconds += other.compute_seconds;
   exposed_seconds += other.exposed_seconds;
   finish_seconds += other.finish_seconds;
@@ -236,7 +215,10 @@ RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Ker
   return std::visit(
       [&](const auto& params) {
         using Params = std::decay_t<decltype(params)>;
-        return RingPass<Params>(task, params, transport, kernels, ledger, on_progress).run();
+        if constexpr (std::is_same_v<Params, SparseParams>) {
+          return run_sparse_pass(task, params, transport, kernels, ledger, on_progress);
+        } else
+          return RingPass<Params>(task, params, transport, kernels, ledger, on_progress).run();
       },
       task.mechanism);
 }

@@ -25,12 +25,27 @@ struct RingPassTask {
   AnyView v;
   std::span<const HeadSlot> slots;
   MutableAnyView o;
-  TensorView<float> statistic;  ///< lse or remainder, dim 1; data == nullptr: not wanted
-  AnyView remainder_value;      ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+  TensorView<float> statistic;   ///< lse or remainder, dim 1; data == nullptr: not wanted
+  bool wants_kept_mass = false;  ///< the same on every rank; sparse alone heeds it
+  TensorView<float> kept_mass;   ///< sparse, dim 1, where wanted
+  AnyView remainder_value;       ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+};
+
+/// The share of the softmax's mass that the kept keys of sparse attention have, over rows.
+struct KeptMassFigures {
+  double sum = 0.0;
+  std::int64_t rows = 0;
+  double min = 1.0;
+  /// Largest 2 (1 - mass) max||v|| of a row, v over its head's keys: no row of o is further from dense softmax.
+  double error_bound = 0.0;
+
+  KeptMassFigures& operator+=(const KeptMassFigures& other);
 };
 
 struct RingPassResult {
   AttendStats stats;
+  double flops = 0.0;            ///< of the pairs whose score was computed
+  KeptMassFigures kept_mass;     ///< where it was wanted
   double compute_seconds = 0.0;  ///< in the kernels
   double exposed_seconds = 0.0;  ///< moving or waiting for KV while not computing
   double finish_seconds = 0.0;   ///< rounding and writing out rows; packing KV for the way
@@ -44,8 +59,9 @@ struct RingPassResult {
 /// Told which share of this pass's work is behind this rank, 0 to 1.
 using PassProgress = std::function<void(double)>;
 
-/// Collective. Memory: two KV buffers of the largest shard (none where no KV moves) and one accumulator a query chunk
-/// (kOpenPartsZigzagOrdered for an ordered mechanism's late chunk under zigzag), counted in `ledger`.
+/// Collective. Exact top-k goes round more than once: a pass of keys alone for each round of the search, then one of
+/// keys and values. Memory: two KV buffers of the largest shard (none where no KV moves) and one accumulator a query
+/// chunk (kOpenPartsZigzagOrdered for an ordered mechanism's late chunk under zigzag), counted in `ledger`.
 RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
                              const PassProgress& on_progress = {});
 

@@ -100,6 +100,14 @@ class Job {
     }
   }
 
+  /// Of the whole run's work.
+  double share_of(const PassPlan& pass, const HeadGroup& group) const {
+    std::size_t heads = 0;
+    for (const HeadGroup& other : pass.groups) heads += other.heads.size();
+    return pass.flops / std::max(1.0, plan_.flops()) * static_cast<double>(group.heads.size()) /
+           static_cast<double>(heads);
+  }
+
   void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
                  const ShardOutput& output) {
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
@@ -118,20 +126,19 @@ class Job {
     task.slots = slots;
     task.o = output.o;
     task.statistic = has_lse(pass.mechanism) ? output.lse : output.remainder;
+    task.wants_kept_mass = config_.want_kept_mass;
+    task.kept_mass = output.kept_mass;
     task.remainder_value = input.remainder_value;
 
-    const double share =
-        static_cast<double>(group.heads.size()) * static_cast<double>(layer.batch) *
-        static_cast<double>(count_pairs(band_of(pass.mechanism), {0, layer.seq_len}, {0, layer.seq_len})) /
-        std::max(1.0, static_cast<double>(plan_.pairs()));
+    const double share = share_of(pass, group);
     const PassProgress on_progress = [&](double fraction) {
       if (context_.on_progress)
         context_.on_progress(behind_ + share * fraction, layer.name.empty() ? "attention" : "layer " + layer.name);
     };
     const RingPassResult result = run_ring_pass(task, transport_, kernels_, &ledger_, on_progress);
     behind_ += share;
-    report_.computed_flops +=
-        2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * static_cast<double>(result.stats.pairs);
+    report_.computed_flops += result.flops;
+    report_.kept_mass += result.kept_mass;
     report_.stats += result.stats;
     report_.compute_seconds += result.compute_seconds;
     report_.exposed_seconds += result.exposed_seconds;
@@ -165,6 +172,11 @@ void reduce(RunReport& report, Transport& transport) {
         transport.RankGroup::all_reduce(static_cast<std::int64_t>(value), op));
   };
   reduce_integer(report.stats.pairs, ReduceOp::kSum);
+  KeptMassFigures& mass = report.kept_mass;
+  reduce_integer(mass.rows, ReduceOp::kSum);
+  mass.sum = transport.RankGroup::all_reduce(mass.sum, ReduceOp::kSum);
+  mass.min = transport.RankGroup::all_reduce(mass.min, ReduceOp::kMin);
+  mass.error_bound = transport.RankGroup::all_reduce(mass.error_bound, ReduceOp::kMax);
   reduce_integer(report.stats.tiles_computed, ReduceOp::kSum);
   reduce_integer(report.stats.tiles_skipped, ReduceOp::kSum);
   reduce_integer(report.sent_bytes, ReduceOp::kSum);

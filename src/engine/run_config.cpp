@@ -53,6 +53,14 @@ std::string params_text(const CogParams&) {
   return "";
 }
 
+std::string params_text(const SparseParams& params) {
+  return setting_line("sparse.select", params.select == SparseSelect::kWindow ? "window" : "topk") +
+         setting_line("sparse.alpha", number_text(params.alpha)) +
+         setting_line("sparse.exponent", number_text(params.exponent)) +
+         setting_line("sparse.min", std::to_string(params.min_keys)) +
+         setting_line("sparse.count", params.count == SparseCount::kTotal ? "total" : "visible");
+}
+
 /// One option for all mechanisms that have it.
 std::string causal_text(const RunConfig& config) {
   for (const HeadAssignment& assignment : config.assignments) {
@@ -68,6 +76,7 @@ std::string outputs_text(const RunConfig& config) {
   std::string list;
   if (config.want_lse) list = "lse";
   if (config.want_remainder) list += list.empty() ? "remainder" : ",remainder";
+  if (config.want_kept_mass) list += list.empty() ? "kept_mass" : ",kept_mass";
   return list.empty() ? "" : setting_line("outputs", list);
 }
 

@@ -35,6 +35,7 @@ struct RunConfig {
 
   bool want_lse = false;
   bool want_remainder = false;
+  bool want_kept_mass = false;
   std::optional<ElementType> output_dtype;  ///< default: the input's
   bool overwrite = false;
   bool allow_nonfinite = false;

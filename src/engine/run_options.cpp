@@ -16,6 +16,7 @@ struct Draft {
   SoftmaxParams softmax;
   StickBreakingParams stick;
   CogParams cog;
+  SparseParams sparse;
   std::string mechanism;
   std::map<std::string, std::vector<int>, std::less<>> heads;  // by mechanism
 };
@@ -30,8 +31,9 @@ constexpr MechanismChoice kMechanisms[] = {
     {"softmax", [](const Draft& draft) -> Mechanism { return draft.softmax; }},
     {"stick-breaking", [](const Draft& draft) -> Mechanism { return draft.stick; }},
     {"cog", [](const Draft& draft) -> Mechanism { return draft.cog; }},
+    {"sparse", [](const Draft& draft) -> Mechanism { return draft.sparse; }},
 };
-constexpr std::string_view kMechanismNames = "softmax, stick-breaking or cog";
+constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog or sparse";
 
 template <typename Value>
 Value parse_choice(const Setting& setting, std::initializer_list<std::pair<std::string_view, Value>> choices,
@@ -61,7 +63,7 @@ void set_mechanism(Draft& draft, const Setting& setting) {
   for (const MechanismChoice& choice : kMechanisms) {
     if (setting.value == choice.name) draft.mechanism = choice.name;
   }
-  for (const char* name : {"sparse", "linear", "ssm", "mamba", "chela"}) {
+  for (const char* name : {"linear", "ssm", "mamba", "chela"}) {
     if (setting.value == name && draft.mechanism.empty()) {
       throw bad_input(setting.where + ": " + name + " is not in this version, want " + std::string(kMechanismNames));
     }
@@ -75,16 +77,31 @@ void set_heads(Draft& draft, const Setting& setting) {
 }
 
 void set_outputs(Draft& draft, const Setting& setting) {
-  constexpr const char* kWanted = "a list of lse, remainder";
+  constexpr const char* kWanted = "a list of lse, remainder, kept_mass";
   for (const std::string& output : split_list(setting, kWanted)) {
     if (output == "lse") {
       draft.config.want_lse = true;
     } else if (output == "remainder") {
       draft.config.want_remainder = true;
+    } else if (output == "kept_mass") {
+      draft.config.want_kept_mass = true;
     } else {
       throw wrong_value(setting, kWanted);
     }
   }
+}
+
+double parse_exponent(const Setting& setting) {
+  constexpr const char* kWanted = "a number over 0, at most 1";
+  const double exponent = parse_number(setting, kWanted);
+  if (!(exponent > 0.0 && exponent <= 1.0)) throw wrong_value(setting, kWanted);
+  return exponent;
+}
+
+double parse_positive(const Setting& setting) {
+  const double number = parse_number(setting, "a number over 0");
+  if (!(number > 0.0)) throw wrong_value(setting, "a number over 0");
+  return number;
 }
 
 double parse_epsilon(const Setting& setting) {
@@ -109,7 +126,9 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.output = parse_text(s, "a file name"); }},
       {{"layers", "GLOB", "layer groups to take (default *: all)"},
        [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
-      {{"outputs", "LIST", "results beside o: lse (softmax, cog), remainder (stick-breaking), comma-separated"},
+      {{"outputs", "LIST",
+        "results beside o: lse (softmax, cog, sparse), remainder (stick-breaking), kept_mass (sparse), "
+        "comma-separated"},
        set_outputs},
       {{"output-dtype", "TYPE", "float64, float32, float16 or bfloat16 (default: the input's)"},
        [](Draft& d, const Setting& s) {
@@ -127,10 +146,11 @@ const std::vector<RunOption>& file_options() {
 
 const std::vector<RunOption>& mechanism_options() {
   static const std::vector<RunOption> options = {
-      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking or cog"}, set_mechanism},
+      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog or sparse"}, set_mechanism},
       {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"}, set_heads},
       {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"}, set_heads},
       {{"heads.cog", "HEADS", "a hybrid: the heads that have cog"}, set_heads},
+      {{"heads.sparse", "HEADS", "a hybrid: the heads that have n^C-sparse attention"}, set_heads},
       {{"causal", "on|off", "keys up to the query alone (default on; off: softmax and cog only)", true},
        [](Draft& d, const Setting& s) { d.softmax.causal = d.cog.causal = parse_switch(s); }},
       {{"softmax.window", "TOKENS", "only keys under this far from the query (default 0: all)"},
@@ -154,6 +174,30 @@ const std::vector<RunOption>& mechanism_options() {
        }},
       {{"scale", "NUMBER", "factor on <q, k> (default 1/sqrt(head_dim))"},
        [](Draft& d, const Setting& s) { d.config.scale = parse_number(s, "a finite number"); }},
+  };
+  return options;
+}
+
+const std::vector<RunOption>& sparse_options() {
+  static const std::vector<RunOption> options = {
+      {{"sparse.select", "NAME", "which keys a row keeps: topk (default: the largest scores) or window (the nearest)"},
+       [](Draft& d, const Setting& s) {
+         d.sparse.select = parse_choice<SparseSelect>(
+             s, {{"topk", SparseSelect::kTopk}, {"window", SparseSelect::kWindow}}, "topk or window");
+       }},
+      {{"sparse.alpha", "NUMBER", "a row that sees n keys keeps alpha n^exponent of them (default 1)"},
+       [](Draft& d, const Setting& s) { d.sparse.alpha = parse_positive(s); }},
+      {{"sparse.exponent", "NUMBER", "over 0, at most 1 (default 0.7)"},
+       [](Draft& d, const Setting& s) { d.sparse.exponent = parse_exponent(s); }},
+      {{"sparse.min", "KEYS", "the fewest keys a row keeps, where it sees as many (default 1)"},
+       [](Draft& d, const Setting& s) {
+         d.sparse.min_keys = parse_whole_number(s, 1, Band::kUnbounded, "a number of keys, 1 or more");
+       }},
+      {{"sparse.count", "NAME", "what n counts: visible (default: the keys a row sees) or total (the sequence's)"},
+       [](Draft& d, const Setting& s) {
+         d.sparse.count = parse_choice<SparseCount>(
+             s, {{"visible", SparseCount::kVisible}, {"total", SparseCount::kTotal}}, "visible or total");
+       }},
   };
   return options;
 }
@@ -191,6 +235,7 @@ const std::vector<RunOption>& all_options() {
   static const std::vector<RunOption> options = [] {
     std::vector<RunOption> all = file_options();
     all.insert(all.end(), mechanism_options().begin(), mechanism_options().end());
+    all.insert(all.end(), sparse_options().begin(), sparse_options().end());
     all.insert(all.end(), execution_options().begin(), execution_options().end());
     return all;
   }();
@@ -256,7 +301,11 @@ void check_mechanism_options(const Draft& draft, const Given& given) {
   const bool has_any_lse =
       std::any_of(assignments.begin(), assignments.end(), [](const HeadAssignment& a) { return has_lse(a.mechanism); });
   if (draft.config.want_lse && !has_any_lse) {
-    throw bad_input(given.at("outputs")->where + ": found lse, and no head has a mechanism with it (softmax, cog)");
+    throw bad_input(given.at("outputs")->where +
+                    ": found lse, and no head has a mechanism with it (softmax, cog, sparse)");
+  }
+  if (draft.config.want_kept_mass && !has("sparse")) {
+    throw bad_input(given.at("outputs")->where + ": found kept_mass, which sparse alone has, and no head has sparse");
   }
   if (draft.config.want_remainder && !has("stick-breaking")) {
     throw bad_input(given.at("outputs")->where +

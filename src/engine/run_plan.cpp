@@ -8,6 +8,8 @@
 #include "comm/ring_schedule.hpp"
 #include "core/error.hpp"
 #include "core/units.hpp"
+#include "engine/sparse_pass.hpp"
+#include "mechanism/growing_window.hpp"
 
 namespace ringscan {
 namespace {
@@ -33,6 +35,9 @@ LayoutKind layout_for(const RunConfig& config, const Mechanism& mechanism, int w
   }
   if (const auto* cog = std::get_if<CogParams>(&mechanism)) {
     return cog->causal ? LayoutKind::kZigzag : LayoutKind::kContiguous;
+  }
+  if (const auto* sparse = std::get_if<SparseParams>(&mechanism)) {
+    return sparse->select == SparseSelect::kTopk ? LayoutKind::kZigzag : LayoutKind::kContiguous;
   }
   const auto& softmax = std::get<SoftmaxParams>(mechanism);
   return softmax.causal && softmax.window == 0 ? LayoutKind::kZigzag : LayoutKind::kContiguous;
@@ -99,8 +104,26 @@ std::size_t kv_token_bytes(const LayerShape& layer) {
   return static_cast<std::size_t>(layer.head_dim + layer.v_dim) * size_of(layer.kv_type);
 }
 
+/// One way of the keys round the ring.
+struct Journey {
+  int steps = 0;
+  std::int64_t moved_tokens = 0;  ///< over all ranks
+};
+
+Journey measure_journey(const SequenceLayout& layout, const Band& band, const Reach& reach) {
+  Journey journey;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    const RingSchedule schedule = make_ring_schedule(layout, band, rank, reach);
+    journey.steps = static_cast<int>(schedule.size());
+    for (const RingStep& step : schedule) {
+      if (step.send_to >= 0) journey.moved_tokens += layout.local_tokens(step.kv_rank);
+    }
+  }
+  return journey;
+}
+
 /// Fills in what follows from a pass's heads, groups and layout.
-void measure_pass(PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout) {
+void measure_pass(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout) {
   const Band band = band_of(pass.mechanism);
   const std::int64_t heads = std::accumulate(
       pass.groups.begin(), pass.groups.end(), std::int64_t{0},
@@ -111,15 +134,32 @@ void measure_pass(PassPlan& pass, const LayerShape& layer, const SequenceLayout&
   const TokenRun all{0, layer.seq_len};
   pass.pairs = count_pairs(band, all, all) * heads * layer.batch;
   pass.flops = 2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * static_cast<double>(pass.pairs);
-  std::int64_t moved_tokens = 0;
-  for (int rank = 0; rank < layout.world_size(); ++rank) {
-    const RingSchedule schedule = make_ring_schedule(layout, band, rank);
-    pass.ring_steps = static_cast<int>(schedule.size());
-    for (const RingStep& step : schedule) {
-      if (step.send_to >= 0) moved_tokens += layout.local_tokens(step.kv_rank);
+  Reach reach;
+  std::int64_t key_journeys = 0;
+  if (const auto* sparse = std::get_if<SparseParams>(&pass.mechanism)) {
+    const GrowingWindow window(*sparse, layer.seq_len);
+    const std::int64_t kept = window.count_kept(all) * heads * layer.batch;
+    if (sparse->select == SparseSelect::kWindow) {
+      pass.pairs = kept;
+      reach = [window](std::int64_t query) { return window.reach(query); };
+      key_journeys = config.want_kept_mass ? 1 : 0;
+    } else {
+      key_journeys = kTypicalSearchRounds;
     }
+    pass.flops = 2.0 * static_cast<double>(layer.head_dim) * static_cast<double>(pass.pairs) +
+                 2.0 * static_cast<double>(layer.v_dim) * static_cast<double>(kept);
   }
-  pass.moved_bytes = static_cast<std::size_t>(moved_tokens * kv_heads * layer.batch) * kv_token_bytes(layer);
+  const Journey journey = measure_journey(layout, band, reach);
+  pass.ring_steps = journey.steps;
+  const auto moved_rows = [&](std::int64_t tokens) {
+    return static_cast<std::size_t>(tokens * kv_heads * layer.batch);
+  };
+  pass.moved_bytes = moved_rows(journey.moved_tokens) * kv_token_bytes(layer);
+  if (key_journeys == 0) return;
+  const Journey whole = measure_journey(layout, band, {});
+  pass.ring_steps += whole.steps * static_cast<int>(key_journeys);
+  pass.moved_bytes +=
+      moved_rows(whole.moved_tokens * key_journeys) * static_cast<std::size_t>(layer.head_dim) * size_of(layer.kv_type);
 }
 
 /// How finely work is cut: KV heads that go round together, and KV heads that are read together (0: all).
@@ -180,6 +220,10 @@ std::size_t partial_bytes(const PassPlan& pass, const HeadGroup& group, const La
                                layer.v_dim};
       // Under zigzag the early chunk of an ordered mechanism meets its keys near first, in one walk.
       const bool in_pieces = is_ordered(pass.mechanism) && chunk == 1;
+      // How many keys each row keeps, and how far it reaches back.
+      if (std::holds_alternative<SparseParams>(pass.mechanism)) {
+        bytes += 2 * sizeof(std::int64_t) * static_cast<std::size_t>(shape.rows);
+      }
       bytes += kernels.block_bytes(pass.mechanism, shape) *
                static_cast<std::size_t>(in_pieces ? kOpenPartsZigzagOrdered : 1);
     }
@@ -197,7 +241,8 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& l
     const auto rows = static_cast<std::size_t>(layer.batch * shard.layout.max_local_tokens());
     const std::size_t q_bytes = shard.heads.size() * static_cast<std::size_t>(layer.head_dim) * size_of(layer.q_type);
     const std::size_t kv_bytes = shard.kv_heads.size() * kv_token_bytes(layer);
-    const std::size_t statistics = static_cast<std::size_t>(config.want_lse + config.want_remainder) * sizeof(float);
+    const std::size_t statistics =
+        static_cast<std::size_t>(config.want_lse + config.want_remainder + config.want_kept_mass) * sizeof(float);
     const std::size_t o_bytes =
         shard.heads.size() * (static_cast<std::size_t>(layer.v_dim) * size_of(layer.o_type) + statistics);
     memory.input_bytes = std::max(memory.input_bytes, rows * (q_bytes + kv_bytes));
@@ -258,7 +303,7 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
     plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
     for (ShardPlan& shard : plan.shards) {
       const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];
-      for (PassPlan& pass : shard.passes) measure_pass(pass, layer, shard.layout);
+      for (PassPlan& pass : shard.passes) measure_pass(config, pass, layer, shard.layout);
     }
     plan.overlaps_io = cut.overlaps_io && plan.shards.size() > 1;
     plan.memory = plan_memory(config, layers, plan.shards, plan.overlaps_io, plan.key_block, kernels);

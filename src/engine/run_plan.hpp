@@ -44,9 +44,9 @@ struct PassPlan {
   Mechanism mechanism;
   double scale = 1.0;
   std::vector<HeadGroup> groups;
-  int ring_steps = 0;           ///< of each group
-  std::int64_t pairs = 0;       ///< visible (query, key) pairs of all its heads and batch items
-  double flops = 0.0;           ///< useful: 2 (head_dim + v_dim) a pair
+  int ring_steps = 0;           ///< of each group; top-k: with a typical number of search rounds
+  std::int64_t pairs = 0;       ///< visible (query, key) pairs of all its heads and batch items; windows: kept ones
+  double flops = 0.0;           ///< useful: 2 (head_dim + v_dim) a pair; top-k: v_dim for kept pairs alone
   std::size_t moved_bytes = 0;  ///< KV sent, over all ranks and groups
 };
 

@@ -58,6 +58,14 @@ Json plan_json(const RunPlan& plan) {
           {"shards", shards}};
 }
 
+Json kept_mass_json(const KeptMassFigures& mass) {
+  if (mass.rows == 0) return nullptr;
+  return {{"mean", mass.sum / static_cast<double>(mass.rows)},
+          {"min", mass.min},
+          {"error_bound", mass.error_bound},
+          {"rows", mass.rows}};
+}
+
 Json figures_json(const RunReport& report) {
   const double io_checked = report.is_parallel_io ? 1.0 : 0.0;
   return {{"seconds",
@@ -74,6 +82,7 @@ Json figures_json(const RunReport& report) {
           {"pairs_computed", report.stats.pairs},
           {"tiles_computed", report.stats.tiles_computed},
           {"tiles_skipped", report.stats.tiles_skipped},
+          {"kept_mass", kept_mass_json(report.kept_mass)},
           {"ring_steps_taken", report.steps_taken},
           {"ring_steps_saved", report.steps_saved},
           {"bytes", {{"moved", report.sent_bytes}, {"read", report.read_bytes}, {"written", report.written_bytes}}},
@@ -167,6 +176,10 @@ std::string summarize(const RunReport& report) {
       << format(" (%.1f %%)",
                 tiles > 0 ? 100.0 * static_cast<double>(report.stats.tiles_skipped) / static_cast<double>(tiles) : 0.0)
       << "; ring steps: " << report.steps_taken << " taken, " << report.steps_saved << " saved\n";
+  if (const KeptMassFigures& mass = report.kept_mass; mass.rows > 0) {
+    out << format("kept mass: mean %.4f, least %.4f; no row of o is further than %.3g from dense softmax\n",
+                  mass.sum / static_cast<double>(mass.rows), mass.min, mass.error_bound);
+  }
   out << "memory: at most " << human_bytes(report.peak_bytes) << " a rank in buffers, "
       << human_bytes(report.resident_bytes) << " resident a process\n";
   if (report.is_parallel_io) {

@@ -30,6 +30,7 @@ struct RunReport {
 
   AttendStats stats;                ///< sums over the ranks
   double computed_flops = 0.0;      ///< of the pairs whose score was computed; never over plan.flops()
+  KeptMassFigures kept_mass;        ///< of all rows of sparse heads, where the output was wanted
   std::int64_t steps_taken = 0;     ///< ring steps of one rank, over all passes
   std::int64_t steps_saved = 0;     ///< that early exit made unnecessary
   std::size_t sent_bytes = 0;       ///< KV, sum over the ranks

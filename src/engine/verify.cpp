@@ -10,6 +10,7 @@
 #include "engine/run_config.hpp"
 #include "engine/verify_head.hpp"
 #include "io/activation_file.hpp"
+#include "kernels/reference/streamed_row.hpp"
 
 namespace ringscan {
 namespace {
@@ -17,6 +18,14 @@ namespace {
 constexpr double kStatisticBound = 1e-5;
 /// Rows of a head that meet its keys together; more would not fit beside each other for `rows all` on a long sequence.
 constexpr std::size_t kRowsAtOnce = 8192;
+/// Scores that rows of top-k hold between their two passes.
+constexpr std::int64_t kScoresAtOnce = std::int64_t{1} << 24;
+
+std::size_t rows_at_once(const Mechanism& mechanism, std::int64_t seq_len) {
+  if (!oracle::StreamedRow::needs_two_passes(mechanism)) return kRowsAtOnce;
+  return static_cast<std::size_t>(
+      std::clamp<std::int64_t>(kScoresAtOnce / std::max<std::int64_t>(1, seq_len), 1, 8192));
+}
 
 double bound_of(ElementType type) {
   switch (type) {
@@ -149,7 +158,10 @@ class AssignmentCheck {
     statistic_.dataset = statistic;
     statistic_.bound = kStatisticBound + epsilon;
     statistic_info_ = find_statistic(files, statistic);
-    for (DatasetCheck* check : {&o_, &statistic_}) {
+    kept_mass_.dataset = "kept_mass";
+    kept_mass_.bound = kStatisticBound;
+    if (std::holds_alternative<SparseParams>(mechanism)) kept_mass_info_ = find_statistic(files, "kept_mass");
+    for (DatasetCheck* check : {&o_, &statistic_, &kept_mass_}) {
       check->layer = files.shape.name;
       check->mechanism = name_of(mechanism);
     }
@@ -157,12 +169,15 @@ class AssignmentCheck {
 
   /// Not collective.
   void check(std::int64_t batch, int head, std::span<const std::int64_t> rows) {
-    for (std::size_t first = 0; first < rows.size(); first += kRowsAtOnce) {
-      const auto part = rows.subspan(first, std::min(kRowsAtOnce, rows.size() - first));
-      const HeadErrors errors = check_head(files_, {mechanism_, scale_, batch, head, statistic_info_, part});
+    const std::size_t at_once = rows_at_once(mechanism_, files_.shape.seq_len);
+    for (std::size_t first = 0; first < rows.size(); first += at_once) {
+      const auto part = rows.subspan(first, std::min(at_once, rows.size() - first));
+      const HeadErrors errors =
+          check_head(files_, {mechanism_, scale_, batch, head, statistic_info_, kept_mass_info_, part});
       for (std::size_t i = 0; i < part.size(); ++i) {
         add(o_, {batch, part[i], head, errors.o[i]});
         if (statistic_info_) add(statistic_, {batch, part[i], head, errors.statistic[i]});
+        if (kept_mass_info_) add(kept_mass_, {batch, part[i], head, errors.kept_mass[i]});
       }
     }
   }
@@ -171,9 +186,13 @@ class AssignmentCheck {
   void finish(RankGroup& group, std::vector<DatasetCheck>& checks) {
     merge(o_, group);
     checks.push_back(o_);
-    if (!statistic_info_) return;
-    merge(statistic_, group);
-    checks.push_back(statistic_);
+    if (statistic_info_) {
+      merge(statistic_, group);
+      checks.push_back(statistic_);
+    }
+    if (!kept_mass_info_) return;
+    merge(kept_mass_, group);
+    checks.push_back(kept_mass_);
   }
 
  private:
@@ -186,8 +205,10 @@ class AssignmentCheck {
   const Mechanism& mechanism_;
   double scale_;
   std::optional<DatasetInfo> statistic_info_;
+  std::optional<DatasetInfo> kept_mass_info_;
   DatasetCheck o_;
   DatasetCheck statistic_;
+  DatasetCheck kept_mass_;
 };
 
 /// This rank's share of a head's rows. The heavy late rows go round the ranks, beginning elsewhere for each head.

@@ -127,6 +127,8 @@ HeadErrors check_head(const LayerFiles& files, const HeadTask& task) {
   const std::vector<double> found_o = read_rows(*files.output, files.o, task);
   const std::vector<double> found_statistic =
       task.statistic ? read_rows(*files.output, *task.statistic, task) : std::vector<double>();
+  const std::vector<double> found_mass =
+      task.kept_mass ? read_rows(*files.output, *task.kept_mass, task) : std::vector<double>();
   HeadTask own = task;
   own.head = files.shape.kv_head_of(task.head);
   const std::vector<double> v_own =
@@ -135,9 +137,14 @@ HeadErrors check_head(const LayerFiles& files, const HeadTask& task) {
 
   Rows rows;
   for (std::size_t i = 0; i < task.rows.size(); ++i) {
-    rows.emplace_back(task.mechanism, slice(q, i, head_dim), task.rows[i], task.scale, files.shape.v_dim);
+    rows.emplace_back(task.mechanism, slice(q, i, head_dim), task.rows[i], task.scale, files.shape.v_dim,
+                      files.shape.seq_len);
   }
   meet_all_keys(files, task, rows);
+  if (oracle::StreamedRow::needs_two_passes(task.mechanism)) {
+    for (oracle::StreamedRow& row : rows) row.begin_second_pass();
+    meet_all_keys(files, task, rows);
+  }
 
   double largest = files.largest_v[static_cast<std::size_t>(task.batch * files.shape.num_kv_heads + own.head)];
   if (policy == RemainderPolicy::kVector) {
@@ -146,7 +153,8 @@ HeadErrors check_head(const LayerFiles& files, const HeadTask& task) {
   HeadErrors errors;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const oracle::Row wanted = rows[i].finish(slice(v_own, i, v_dim), remainder_vector);
-    errors.o.push_back(vector_error(slice(found_o, i, v_dim), wanted.o, largest));
+    errors.o.push_back(std::max(0.0, vector_error(slice(found_o, i, v_dim), wanted.o, largest) - wanted.slack));
+    if (task.kept_mass) errors.kept_mass.push_back(or_infinity(std::abs(found_mass[i] - wanted.kept_mass)));
     if (task.statistic) {
       errors.statistic.push_back(statistic_error(task.mechanism, found_statistic[i], wanted.statistic));
     }

@@ -31,13 +31,15 @@ struct HeadTask {
   std::int64_t batch = 0;
   int head = 0;
   std::optional<DatasetInfo> statistic;  ///< lse or remainder, where the output has it
+  std::optional<DatasetInfo> kept_mass;  ///< sparse, where the output has it
   std::span<const std::int64_t> rows;    ///< ascending
 };
 
 /// One a row; infinite where the output is NaN.
 struct HeadErrors {
-  std::vector<double> o;          ///< relative to max|v|
+  std::vector<double> o;          ///< relative to max|v|, beyond what near ties of top-k account for
   std::vector<double> statistic;  ///< empty without; lse: relative to max(1, |lse|), remainder: absolute
+  std::vector<double> kept_mass;  ///< absolute; empty without
 };
 
 /// Elements as the engine gets them: float64 files are rounded to float32. Not collective.

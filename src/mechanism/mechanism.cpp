@@ -14,6 +14,10 @@ std::string_view name_of(const CogParams&) {
   return "cog";
 }
 
+std::string_view name_of(const SparseParams&) {
+  return "sparse";
+}
+
 }  // namespace
 
 std::string_view name_of(const Mechanism& mechanism) {
@@ -36,6 +40,10 @@ Band band_of(const StickBreakingParams& params) {
 
 Band band_of(const CogParams& params) {
   return {params.causal ? 0 : -Band::kUnbounded, Band::kUnbounded};
+}
+
+Band band_of(const SparseParams&) {
+  return {0, Band::kUnbounded};
 }
 
 Band band_of(const Mechanism& mechanism) {

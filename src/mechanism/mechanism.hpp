@@ -62,7 +62,7 @@ struct LinearParams {
   friend bool operator==(const LinearParams&, const LinearParams&) = default;
 };
 
-using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams>;
+using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams, SparseParams>;
 
 /// "softmax", "stick-breaking", ...: as on the command line.
 std::string_view name_of(const Mechanism& mechanism);
@@ -71,9 +71,12 @@ std::string_view name_of(const Mechanism& mechanism);
 Band band_of(const SoftmaxParams& params);
 Band band_of(const StickBreakingParams& params);
 Band band_of(const CogParams& params);
+/// Keys up to the query: which of them are kept, GrowingWindow and the scores say.
+Band band_of(const SparseParams& params);
 Band band_of(const Mechanism& mechanism);
 
-/// True where the row's statistic is lse (softmax, cog); else it is the remainder (stick-breaking).
+/// True where the row's statistic is lse (softmax, cog, sparse: of the kept keys); else it is the remainder
+/// (stick-breaking).
 bool has_lse(const Mechanism& mechanism);
 
 /// True where partial results must be joined in the order of their keys.

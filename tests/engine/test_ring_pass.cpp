@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "comm/local_transport.hpp"
+#include "mechanism/growing_window.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
@@ -25,6 +26,11 @@ Mechanism cog(bool causal) {
   return CogParams{causal};
 }
 
+Mechanism sparse(SparseSelect select, double exponent, double alpha = 1.0, std::int64_t min_keys = 1,
+                 SparseCount count = SparseCount::kVisible) {
+  return SparseParams{select, alpha, exponent, min_keys, count};
+}
+
 Mechanism stick(bool attend_current, double epsilon, RemainderPolicy remainder = RemainderPolicy::kDrop) {
   return StickBreakingParams{attend_current, remainder, epsilon};
 }
@@ -39,6 +45,8 @@ std::vector<Mechanism> all_mechanisms() {
           stick(true, 0.0),
           stick(false, 0x1p-24),
           stick(true, 0x1p-24, RemainderPolicy::kValue),
+          sparse(SparseSelect::kWindow, 0.7),
+          sparse(SparseSelect::kTopk, 0.7),
           cog(true),
           cog(false)};
 }
@@ -58,7 +66,8 @@ void check_everywhere(const AttentionProblem& problem, const Mechanism& mechanis
       for (const std::int64_t tile : {1, 16, 64}) {
         const SequenceLayout layout(kind, problem.seq_len, transport.world_size(), tile);
         const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
-        expect(transport, max_abs_difference(run.whole.o, exact.o) <= tolerance);
+        expect(transport, max_abs_difference(run.whole.o, exact.o) <= tolerance + exact.slack * max_abs(problem.v));
+        expect(transport, max_abs_difference(run.whole.kept_mass, exact.kept_mass) <= 1e-5);
         expect(transport, max_abs_difference(run.whole.statistic, exact.statistic) <= 2.0 * tolerance);
       }
     }
@@ -123,6 +132,7 @@ TEST_CASE("a contiguous layout on the global grid gives the same bits for any nu
       const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
       expect(transport, run.whole.o == one_rank.o);
       expect(transport, run.whole.statistic == one_rank.statistic);
+      expect(transport, run.whole.kept_mass == one_rank.kept_mass);
     };
     for_each_world(has_same_bits);
     for (const int world_size : {5, 8}) run_ranks(world_size, has_same_bits);
@@ -166,6 +176,62 @@ TEST_CASE("a window cuts the ring short") {
       expect(transport, full.pass.steps_taken == transport.world_size());
       if (transport.rank() == 1) expect(transport, cut.pass.sent_bytes < full.pass.sent_bytes);
     }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("sparse attention keeps as many keys as it should, under every exponent and count") {
+  const AttentionProblem problem = make_problem(203, 2, 1, 8, 8);
+  for (const SparseSelect select : {SparseSelect::kWindow, SparseSelect::kTopk}) {
+    for (const Mechanism& mechanism :
+         {sparse(select, 0.3), sparse(select, 1.0), sparse(select, 1.0, 0.25), sparse(select, 0.5, 1.0, 40),
+          sparse(select, 0.6, 1.0, 1, SparseCount::kTotal), sparse(select, 0.7, 100.0)}) {
+      check_everywhere(problem, mechanism);
+    }
+  }
+  SUCCEED();
+}
+
+TEST_CASE("top-k cuts ties by position: few distinct keys, and keys all alike") {
+  for (const int distinct : {1, 3}) {
+    AttentionProblem problem = make_problem(310, 2, 1, 8, 8);
+    const std::size_t row = 8;
+    for (std::size_t token = 0; token < 310; ++token) {
+      const std::size_t same = token * 7 % static_cast<std::size_t>(distinct);
+      std::copy_n(problem.k.begin() + static_cast<std::ptrdiff_t>(same * row), row,
+                  problem.k.begin() + static_cast<std::ptrdiff_t>(token * row));
+    }
+    for (const double exponent : {0.3, 0.7, 0.9}) check_everywhere(problem, sparse(SparseSelect::kTopk, exponent));
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a growing window cuts the ring, and its work is counted exactly") {
+  const AttentionProblem problem = make_problem(1400, 1, 1, 8, 8);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
+    const Mechanism mechanism = sparse(SparseSelect::kWindow, 0.5);
+    const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels, false);
+    const GrowingWindow window(std::get<SparseParams>(mechanism), problem.seq_len);
+    const TokenRun own = layout.chunks(transport.rank())[0].run;
+    expect(transport, run.pass.stats.pairs == window.count_kept(own));
+    expect(transport, run.pass.steps_taken == std::min(2, transport.world_size()));
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a search holds bins only while it counts") {
+  const AttentionProblem problem = make_problem(640, 2, 1, 16, 16);
+  const Mechanism mechanism = sparse(SparseSelect::kTopk, 0.7);
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
+    const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+    const std::int64_t tokens = layout.max_local_tokens();
+    const std::size_t kv_bytes = static_cast<std::size_t>(tokens * (16 + 16)) * sizeof(float);
+    const std::size_t block_bytes = kernels->block_bytes(mechanism, {1, tokens, 2, 16});
+    expect(transport, run.peak_bytes <= (transport.world_size() > 1 ? 2 * kv_bytes : 0) + block_bytes);
   });
   SUCCEED();
 }

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -147,6 +148,38 @@ TEST_CASE("a hybrid job over several layers, file to file, equals the oracle") {
       expect(transport, folder.files() == 2);  // nothing temporary is left
     }
     transport.barrier();
+  });
+  SUCCEED();
+}
+
+TEST_CASE("cog and sparse heads, file to file, equal the oracle, kept mass too") {
+  const std::vector<AttentionProblem> layers{make_problem(203, ElementType::kFloat32, 11)};
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    write_input(folder.file("in.h5"), layers, transport);
+    for (const bool reproducible : {false, true}) {
+      RunConfig config = make_config(folder.file("in.h5"), folder.file("out.h5"));
+      config.reproducible = reproducible;
+      config.overwrite = true;
+      config.want_kept_mass = true;
+      SparseParams window;
+      window.select = SparseSelect::kWindow;
+      config.assignments = {{CogParams{}, {0}}, {SparseParams{}, {1}}, {StickBreakingParams{}, {3}}, {window, {2}}};
+      const RunReport report = run(config, make_context(transport));
+      expect(transport, report.peak_bytes <= report.plan.memory.total());
+      expect(transport, report.kept_mass.rows == 2 * 203 * report.plan.layers[0].batch);
+      expect(transport, report.kept_mass.min > 0.0 && report.kept_mass.min < 1.0);
+      expect(transport, report.kept_mass.error_bound > 0.0);
+      expect(transport, report.computed_flops <= report.plan.flops() * (1.0 + 1e-12));
+    }
+    // A file's configuration names each mechanism once.
+    RunConfig config = make_config(folder.file("in.h5"), folder.file("checked.h5"));
+    config.want_kept_mass = true;
+    config.assignments = {{CogParams{}, {0}}, {SparseParams{}, {1, 2}}, {StickBreakingParams{}, {3}}};
+    run(config, make_context(transport));
+    expect(transport, verifies(config.input, config.output, transport));
+    const auto mass = read_output(config.output, "0", "kept_mass", transport);
+    for (std::size_t i = 0; i < mass.size(); ++i) expect(transport, std::isnan(mass[i]) == (i % 4 == 0 || i % 4 == 3));
   });
   SUCCEED();
 }

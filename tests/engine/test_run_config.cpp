@@ -59,6 +59,10 @@ TEST_CASE("A configuration reads back from its text") {
   SECTION("cog beside softmax, both without causal") {
     config.assignments = {{SoftmaxParams{false, 0}, {1}}, {CogParams{false}, {0}}};
   }
+  SECTION("sparse") {
+    config.want_kept_mass = true;
+    config.assignments = {{SparseParams{SparseSelect::kWindow, 1.5, 0.3, 7, SparseCount::kTotal}, {}}};
+  }
   SECTION("softmax without causal") {
     config.assignments = {{SoftmaxParams{false, 7}, {}}};
   }
@@ -79,6 +83,7 @@ TEST_CASE("A configuration reads back from its text") {
   REQUIRE(again.reproducible == config.reproducible);
   REQUIRE(again.want_lse == config.want_lse);
   REQUIRE(again.want_remainder == config.want_remainder);
+  REQUIRE(again.want_kept_mass == config.want_kept_mass);
   REQUIRE(again.output_dtype == config.output_dtype);
   REQUIRE(again.overwrite == config.overwrite);
   REQUIRE(again.allow_nonfinite == config.allow_nonfinite);
@@ -118,7 +123,7 @@ TEST_CASE("What a configuration cannot say") {
   };
   fails_with("", "no mechanism");
   fails_with("mechanism = mamba", "configuration:3: mechanism: mamba is not in this version");
-  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking or cog");
+  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog or sparse");
   fails_with("mechanims = softmax", "configuration:3: mechanims: unknown option, did you mean mechanism?");
   fails_with("mechanism = softmax\nsoftmax.window = -1", "found '-1'");
   fails_with("mechanism = softmax\nsoftmax.window = 4k", "found '4k'");
@@ -129,6 +134,16 @@ TEST_CASE("What a configuration cannot say") {
   fails_with("mechanism = stick-breaking\nstick-breaking.remainder = keep", "drop, value or vector");
   fails_with("mechanism = stick-breaking\ncausal = off", "stick-breaking is causal");
   fails_with("mechanism = stick-breaking\noutputs = lse", "no head has a mechanism with it");
+  fails_with("mechanism = softmax\noutputs = kept_mass", "no head has sparse");
+  fails_with("mechanism = sparse\nsparse.exponent = 0", "sparse.exponent: found '0', want a number over 0, at most 1");
+  fails_with("mechanism = sparse\nsparse.exponent = 1.01", "want a number over 0, at most 1");
+  fails_with("mechanism = sparse\nsparse.alpha = 0", "sparse.alpha: found '0', want a number over 0");
+  fails_with("mechanism = sparse\nsparse.min = 0", "sparse.min: found '0', want a number of keys, 1 or more");
+  fails_with("mechanism = sparse\nsparse.select = near", "want topk or window");
+  fails_with("mechanism = sparse\nsparse.count = all", "want visible or total");
+  fails_with("mechanism = cog\nsparse.alpha = 2", "no head has sparse");
+  fails_with("mechanism = sparse\ncausal = off", "sparse is causal");
+  fails_with("heads.cog = 0-2\nheads.sparse = 2", "head 2 is in heads.cog too");
   fails_with("mechanism = softmax\noutputs = remainder", "no head has stick-breaking");
   fails_with("mechanism = softmax\noutputs = lse,mass", "want a list of lse, remainder");
   fails_with("mechanism = softmax\nreproducible = on\nlayout = zigzag", "configuration:5: layout");

@@ -45,6 +45,12 @@ TEST_CASE("auto layout: zigzag where causal work is dense, contiguous where it i
   StickBreakingParams dense;
   dense.epsilon = 0.0;
   CHECK(layout_of(make_config(dense), 2) == LayoutKind::kZigzag);
+  CHECK(layout_of(make_config(CogParams{}), 2) == LayoutKind::kZigzag);
+  CHECK(layout_of(make_config(CogParams{false}), 2) == LayoutKind::kContiguous);
+  SparseParams sparse;
+  CHECK(layout_of(make_config(sparse), 2) == LayoutKind::kZigzag);
+  sparse.select = SparseSelect::kWindow;
+  CHECK(layout_of(make_config(sparse), 2) == LayoutKind::kContiguous);
   CHECK(layout_of(make_config(SoftmaxParams{}), 1) == LayoutKind::kContiguous);
   RunConfig reproducible = make_config(SoftmaxParams{});
   reproducible.reproducible = true;
@@ -70,6 +76,14 @@ TEST_CASE("useful work is counted exactly") {
   CHECK(plan.flops() == 2.0 * 128.0 * 4 * 5050);
   const RunPlan strict = plan_with(make_config(StickBreakingParams{}), {make_layer(100, 4, 2)}, 3);
   CHECK(strict.pairs() == 4 * 100 * 99 / 2);
+  SparseParams window{SparseSelect::kWindow, 1.0, 0.5, 1, SparseCount::kVisible};
+  std::int64_t kept = 0;
+  for (int n = 1; n <= 100; ++n) {
+    int root = 1;
+    while (root * root < n) ++root;
+    kept += root;
+  }
+  CHECK(plan_with(make_config(window), {make_layer(100, 4, 2)}, 3).pairs() == 4 * kept);
 }
 
 TEST_CASE("a memory bound makes head groups smaller, then ends overlap, then reads heads apart") {

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "kernels/reference/oracle.hpp"
+#include "mechanism/growing_window.hpp"
 
 namespace ringscan::test {
 namespace {
@@ -29,6 +30,114 @@ void raise(double& worst, double error) {
   if (!(error <= worst)) worst = std::isnan(worst) ? worst : error;
 }
 
+AttendTask task_of(const AttentionCase& problem, const Activations& activations, const std::vector<HeadSlot>& slots,
+                   const AttendStep& step) {
+  const TokenRun queries = queries_of(problem);
+  AttendTask task;
+  task.q = activations.q().tokens(queries.begin, queries.size());
+  task.k = activations.k().tokens(step.keys.begin, step.keys.size());
+  task.v = activations.v().tokens(step.keys.begin, step.keys.size());
+  task.slots = slots;
+  task.query_run = queries;
+  task.key_run = step.keys;
+  task.band = step.band;
+  task.scale = scale_of(problem);
+  task.key_block = problem.key_block;
+  return task;
+}
+
+AttendTask without_values(AttendTask task) {
+  task.v.shape[3] = 0;
+  return task;
+}
+
+/// Finishes a block into the result.
+template <typename Params, typename Block>
+void finish_with(Kernels& kernels, const AttentionCase& problem, const Activations& activations,
+                 const std::vector<HeadSlot>& slots, const Params& params, const Block& block, const LseBlock* all,
+                 Result& result) {
+  const TokenRun queries = queries_of(problem);
+  const Shape4 shape{problem.batch, queries.size(), problem.num_heads, problem.v_dim};
+  const Shape4 statistic_shape{problem.batch, queries.size(), problem.num_heads, 1};
+  const auto count = static_cast<std::size_t>(element_count(shape));
+  result.o.assign(count, kNan);
+  result.statistic.assign(count / static_cast<std::size_t>(problem.v_dim), kNan);
+  std::vector<std::byte> o(count * size_of(problem.output_type));
+  convert_elements(result.o.data(), ElementType::kFloat32, o.data(), problem.output_type, count);
+  FinishTask task;
+  task.o = dense_any_view(o.data(), problem.output_type, shape);
+  task.statistic = dense_view(result.statistic.data(), statistic_shape);
+  if (all != nullptr) {
+    result.kept_mass.assign(result.statistic.size(), kNan);
+    task.kept_mass = dense_view(result.kept_mass.data(), statistic_shape);
+    task.all = all;
+  }
+  task.slots = slots;
+  task.v_own = activations.v().tokens(queries.begin, queries.size());
+  task.remainder_value = activations.remainder_value();
+  kernels.finish(task, params, block);
+  convert_elements(o.data(), problem.output_type, result.o.data(), ElementType::kFloat32, count);
+}
+
+/// Rounds of counting until every row's choice is exact; `all` takes the weights of all keys on the way.
+int search(Kernels& kernels, const std::vector<AttendTask>& tasks, std::span<const std::int64_t> kept, TopkBlock& block,
+           LseBlock& all) {
+  Heartbeat heartbeat;
+  AttendTask sample = without_values(tasks.front());
+  sample.band = Band{};
+  kernels.start_search(sample, kept, block);
+  for (int round = 1;; ++round) {
+    for (const AttendTask& task : tasks) {
+      if (round == 1) {
+        kernels.count_and_add(without_values(task), block, all, heartbeat);
+      } else {
+        kernels.count(without_values(task), block, heartbeat);
+      }
+    }
+    if (kernels.narrow(block)) return round;
+  }
+}
+
+Result run_with(Kernels& kernels, const AttentionCase& problem, const Activations& activations,
+                const SparseParams& params) {
+  const TokenRun queries = queries_of(problem);
+  const std::vector<HeadSlot> slots = slots_of(problem);
+  const GrowingWindow window(params, problem.seq_len);
+  std::vector<std::int64_t> kept, deltas;
+  for (std::int64_t query = queries.begin; query < queries.end; ++query) {
+    kept.push_back(window.keys_kept(query));
+    deltas.push_back(window.reach(query));
+  }
+  std::vector<AttendTask> tasks;
+  for (const AttendStep& step : problem.steps) tasks.push_back(task_of(problem, activations, slots, step));
+  if (tasks.empty()) tasks.push_back(task_of(problem, activations, slots, {{0, problem.seq_len}, band_of(params)}));
+
+  PartialShape shape{problem.batch, queries.size(), static_cast<std::int64_t>(slots.size()), 0};
+  LseBlock all, out;
+  TopkBlock chosen;
+  kernels.make(all, shape, nullptr);
+  Heartbeat heartbeat;
+  Result result;
+  const bool is_topk = params.select == SparseSelect::kTopk;
+  if (is_topk) {
+    kernels.make(chosen, shape, nullptr);
+    result.search_rounds = search(kernels, tasks, kept, chosen, all);
+  }
+  shape.v_dim = problem.v_dim;
+  kernels.make(out, shape, nullptr);
+  for (AttendTask& task : tasks) {
+    if (is_topk) {
+      result.stats += kernels.attend(task, chosen, out, heartbeat);
+      continue;
+    }
+    kernels.attend(without_values(task), SoftmaxParams{}, all, heartbeat);
+    task.max_deltas = deltas;
+    result.stats += kernels.attend(task, SoftmaxParams{}, out, heartbeat);
+  }
+  finish_with(kernels, problem, activations, slots, SoftmaxParams{}, out, &all, result);
+  return result;
+}
+
 template <typename Params>
 Result run_with(Kernels& kernels, const AttentionCase& problem, const Activations& activations, const Params& params) {
   const TokenRun queries = queries_of(problem);
@@ -41,34 +150,11 @@ Result run_with(Kernels& kernels, const AttentionCase& problem, const Activation
   Heartbeat heartbeat;
   Result result;
   for (const AttendStep& step : steps) {
-    AttendTask task;
-    task.q = activations.q().tokens(queries.begin, queries.size());
-    task.k = activations.k().tokens(step.keys.begin, step.keys.size());
-    task.v = activations.v().tokens(step.keys.begin, step.keys.size());
-    task.slots = slots;
-    task.query_run = queries;
-    task.key_run = step.keys;
-    task.band = step.band;
-    task.scale = scale_of(problem);
-    task.key_block = problem.key_block;
-    result.stats += kernels.attend(task, params, block, heartbeat);
+    result.stats += kernels.attend(task_of(problem, activations, slots, step), params, block, heartbeat);
   }
   if constexpr (std::is_same_v<Params, StickBreakingParams>) result.all_done = kernels.all_done(block);
 
-  const Shape4 shape{problem.batch, queries.size(), problem.num_heads, problem.v_dim};
-  const auto count = static_cast<std::size_t>(element_count(shape));
-  result.o.assign(count, kNan);
-  result.statistic.assign(count / static_cast<std::size_t>(problem.v_dim), kNan);
-  std::vector<std::byte> o(count * size_of(problem.output_type));
-  convert_elements(result.o.data(), ElementType::kFloat32, o.data(), problem.output_type, count);
-  FinishTask task;
-  task.o = dense_any_view(o.data(), problem.output_type, shape);
-  task.statistic = dense_view(result.statistic.data(), {problem.batch, queries.size(), problem.num_heads, 1});
-  task.slots = slots;
-  task.v_own = activations.v().tokens(queries.begin, queries.size());
-  task.remainder_value = activations.remainder_value();
-  kernels.finish(task, params, block);
-  convert_elements(o.data(), problem.output_type, result.o.data(), ElementType::kFloat32, count);
+  finish_with(kernels, problem, activations, slots, params, block, nullptr, result);
   return result;
 }
 
@@ -174,8 +260,9 @@ double worst_error(const AttentionCase& problem, const Activations& activations,
         const auto at = static_cast<std::size_t>((batch * queries.size() + row) * problem.num_heads + slot.q_head);
         for (std::size_t i = 0; i < v_dim; ++i) {
           const double error = std::abs(double{result.o[at * v_dim + i]} - want.o[i]);
-          raise(worst, error / (allowed(problem.output_type) * activations.max_abs_v()));
+          raise(worst, error / ((allowed(problem.output_type) + want.slack) * activations.max_abs_v()));
         }
+        if (!result.kept_mass.empty()) raise(worst, std::abs(result.kept_mass[at] - want.kept_mass) / 1e-5);
         const double statistic = result.statistic[at];
         if (statistic == want.statistic) continue;  // -inf too
         raise(worst, std::abs(statistic - want.statistic) / (1e-5 * std::max(1.0, std::abs(want.statistic))));

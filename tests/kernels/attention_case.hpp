@@ -70,7 +70,9 @@ struct Result {
   std::vector<float> o;          ///< [batch, rows, heads, v_dim]; NaN where nothing was written
   std::vector<float> statistic;  ///< [batch, rows, heads]
   AttendStats stats;
-  bool all_done = false;  ///< stick-breaking
+  bool all_done = false;         ///< stick-breaking
+  std::vector<float> kept_mass;  ///< [batch, rows, heads]; sparse
+  int search_rounds = 0;         ///< top-k
 };
 
 TokenRun queries_of(const AttentionCase& problem);

@@ -40,6 +40,10 @@ std::vector<AttentionCase> small_cases() {
     cases.push_back(problem);
     problem.mechanism = CogParams{};
     cases.push_back(problem);
+    for (const SparseSelect select : {SparseSelect::kWindow, SparseSelect::kTopk}) {
+      problem.mechanism = SparseParams{select, 1.0, 0.7, 1, SparseCount::kVisible};
+      cases.push_back(problem);
+    }
     problem.mechanism = StickBreakingParams{false, RemainderPolicy::kValue, 0.0};
     cases.push_back(problem);
   }

@@ -62,6 +62,8 @@ struct AttentionProblem {
 struct AttentionResult {
   std::vector<double> o;
   std::vector<double> statistic;
+  std::vector<double> kept_mass;  ///< sparse, as statistic; else empty
+  double slack = 0.0;             ///< of the exact result of top-k: the largest oracle::Row::slack
 };
 
 /// A rank's tokens of a whole tensor, in `type`.
@@ -89,7 +91,8 @@ struct RankRun {
 
 /// Collective: runs one pass over `transport` and gathers the output. Rows not written stay NaN.
 inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& mechanism, const SequenceLayout& layout,
-                              std::int64_t key_block, Transport& transport, Kernels& kernels) {
+                              std::int64_t key_block, Transport& transport, Kernels& kernels,
+                              bool wants_kept_mass = true) {
   const int rank = transport.rank();
   const std::int64_t tokens = layout.local_tokens(rank);
   const auto shard = [&](const std::vector<float>& whole, std::int64_t heads, std::int64_t dim) {
@@ -116,6 +119,11 @@ inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& 
   task.o = dense_any_view(o.data(), ElementType::kFloat32, o_shape);
   task.statistic = dense_view(statistic.data(), {problem.batch, tokens, problem.num_heads, 1});
 
+  const bool has_kept_mass = wants_kept_mass && std::holds_alternative<SparseParams>(mechanism);
+  std::vector<float> kept_mass(has_kept_mass ? statistic.size() : 0, std::numeric_limits<float>::quiet_NaN());
+  task.wants_kept_mass = has_kept_mass;
+  if (has_kept_mass) task.kept_mass = dense_view(kept_mass.data(), {problem.batch, tokens, problem.num_heads, 1});
+
   RankRun run;
   MemoryLedger ledger;
   run.pass = run_ring_pass(task, transport, kernels, &ledger);
@@ -124,6 +132,7 @@ inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& 
   run.whole.o.assign(static_cast<std::size_t>(problem.batch * problem.seq_len * problem.num_heads * problem.v_dim),
                      0.0);
   run.whole.statistic.assign(static_cast<std::size_t>(problem.batch * problem.seq_len * problem.num_heads), 0.0);
+  if (has_kept_mass) run.whole.kept_mass.assign(run.whole.statistic.size(), 0.0);
   for (std::int64_t b = 0; b < problem.batch; ++b) {
     for (std::int64_t local = 0; local < tokens; ++local) {
       const std::int64_t global_row = (b * problem.seq_len + layout.to_global(rank, local)) * problem.num_heads;
@@ -131,8 +140,12 @@ inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& 
       std::copy_n(o.begin() + local_row * problem.v_dim, problem.num_heads * problem.v_dim,
                   run.whole.o.begin() + global_row * problem.v_dim);
       std::copy_n(statistic.begin() + local_row, problem.num_heads, run.whole.statistic.begin() + global_row);
+      if (has_kept_mass) {
+        std::copy_n(kept_mass.begin() + local_row, problem.num_heads, run.whole.kept_mass.begin() + global_row);
+      }
     }
   }
+  transport.all_reduce(std::span<double>(run.whole.kept_mass), ReduceOp::kSum);
   transport.all_reduce(std::span<double>(run.whole.o), ReduceOp::kSum);
   transport.all_reduce(std::span<double>(run.whole.statistic), ReduceOp::kSum);
   return run;
@@ -165,6 +178,11 @@ inline AttentionResult exact_result(const AttentionProblem& problem, const Mecha
         const std::int64_t index = (b * problem.seq_len + query) * problem.num_heads + slot.q_head;
         std::copy(row.o.begin(), row.o.end(), result.o.begin() + index * problem.v_dim);
         result.statistic[static_cast<std::size_t>(index)] = row.statistic;
+        if (std::holds_alternative<SparseParams>(mechanism)) {
+          result.kept_mass.resize(result.statistic.size());
+          result.kept_mass[static_cast<std::size_t>(index)] = row.kept_mass;
+        }
+        result.slack = std::max(result.slack, row.slack);
       }
     }
   }

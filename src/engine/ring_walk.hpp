@@ -1,0 +1,59 @@
+#pragma once
+// What every pass over the ring does on its way.
+
+#include <algorithm>
+
+#include "comm/ring_schedule.hpp"
+#include "comm/transport.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/kv_ring.hpp"
+#include "engine/ring_pass.hpp"
+
+namespace ringscan {
+
+/// Keys are handed to the kernels in pieces of this many, so that progress shows. A multiple of every key block.
+inline constexpr std::int64_t kPieceKeys = 8192;
+
+/// Moves the transfer in flight on whenever the kernels come up for air.
+class TransferHeartbeat final : public Heartbeat {
+ public:
+  void follow(Ticket* ticket) { ticket_ = ticket; }
+  void beat() override {
+    if (ticket_ == nullptr) return;
+    const AddSeconds adder(seconds_);
+    if (ticket_->poll()) ticket_ = nullptr;
+  }
+  double seconds() const { return seconds_; }
+
+ private:
+  Ticket* ticket_ = nullptr;
+  double seconds_ = 0.0;
+};
+
+/// Calls attend(AttendTask) for the part's keys near first, piece by piece.
+template <typename Attend>
+void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep& step, const RingPart& part, int rank,
+                    Attend&& attend) {
+  const Chunk& queries = pass.layout->chunks(rank)[static_cast<std::size_t>(part.query_chunk)];
+  const Chunk& keys = pass.layout->chunks(step.kv_rank)[static_cast<std::size_t>(part.key_chunk)];
+  AttendTask task;
+  task.q = pass.q.tokens(queries.local_begin, queries.run.size());
+  task.slots = ring.slots(step);
+  task.query_run = queries.run;
+  task.band = part.band;
+  task.scale = static_cast<float>(pass.scale);
+  task.key_block = pass.key_block;
+  const AnyView k = ring.keys(step);
+  const AnyView v = ring.values(step);
+  for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
+    const std::int64_t begin = std::max(keys.run.begin, (end - 1) / kPieceKeys * kPieceKeys);
+    task.key_run = {begin, end};
+    const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
+    task.k = k.tokens(first_local, end - begin);
+    task.v = v.tokens(first_local, end - begin);
+    attend(std::as_const(task));
+    end = begin;
+  }
+}
+
+}  // namespace ringscan

@@ -1,0 +1,276 @@
+#include "engine/sparse_pass.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "comm/ring_schedule.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/kv_ring.hpp"
+#include "engine/ring_walk.hpp"
+#include "mechanism/growing_window.hpp"
+
+namespace ringscan {
+namespace {
+
+/// Keys of the rank's own shard that say where the search begins to look.
+constexpr std::int64_t kSampleKeys = 256;
+
+AnyView without_values(const AnyView& v) {
+  AnyView none = v;
+  none.shape[3] = 0;
+  return none;
+}
+
+class SparsePass {
+ public:
+  SparsePass(const RingPassTask& task, const SparseParams& params, Transport& transport, Kernels& kernels,
+             MemoryLedger* ledger, const PassProgress& on_progress)
+      : task_(task),
+        params_(params),
+        transport_(transport),
+        kernels_(kernels),
+        ledger_(ledger),
+        on_progress_(on_progress),
+        rank_(transport.rank()),
+        band_(band_of(params)),
+        window_(params, task.layout->seq_len()) {
+    const bool wants_mass = task.wants_kept_mass;
+    journeys_ = is_window() ? 1 + (wants_mass ? 1 : 0) : 1 + kTypicalSearchRounds;
+    for (const Chunk& chunk : task.layout->chunks(rank_)) rows_.push_back(make_rows(chunk));
+    if (wants_mass) {
+      for (Rows& rows : rows_) kernels_.make(rows.all, shape_of(rows, 0), ledger_);
+    }
+  }
+
+  RingPassResult run() {
+    const RingSchedule whole = make_ring_schedule(*task_.layout, band_, rank_);
+    if (is_window()) {
+      if (task_.wants_kept_mass) add_all_weights(whole);
+      const Reach reach = [this](std::int64_t query) { return window_.reach(query); };
+      attend(make_ring_schedule(*task_.layout, band_, rank_, reach));
+    } else {
+      search(whole);
+      attend(whole);
+    }
+    for (Rows& rows : rows_) finish(rows);
+    measure_mass();
+    result_.exposed_seconds += heartbeat_.seconds();
+    result_.compute_seconds -= heartbeat_.seconds();
+    result_.flops = flops();
+    if (on_progress_) on_progress_(1.0);
+    return result_;
+  }
+
+ private:
+  /// A run of this rank's queries.
+  struct Rows {
+    const Chunk* chunk = nullptr;
+    std::vector<std::int64_t> kept;    ///< keys each row keeps
+    std::vector<std::int64_t> deltas;  ///< window: the largest i - j of each
+    TopkBlock search;
+    LseBlock all;  ///< weights of all keys, where the kept mass is wanted
+    LseBlock out;
+  };
+
+  bool is_window() const { return params_.select == SparseSelect::kWindow; }
+
+  Rows make_rows(const Chunk& chunk) const {
+    Rows rows;
+    rows.chunk = &chunk;
+    for (std::int64_t query = chunk.run.begin; query < chunk.run.end; ++query) {
+      rows.kept.push_back(window_.keys_kept(query));
+      if (is_window()) rows.deltas.push_back(window_.reach(query));
+    }
+    return rows;
+  }
+
+  PartialShape shape_of(const Rows& rows, std::int64_t v_dim) const {
+    return {task_.q.shape[0], rows.chunk->run.size(), static_cast<std::int64_t>(task_.slots.size()), v_dim};
+  }
+
+  /// The keys (and values, unless `v` has none) go round once; visit(rows, attend task) meets each piece.
+  template <typename Visit>
+  void travel(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
+    KvRing ring = timed(result_.finish_seconds,
+                        [&] { return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, ledger_); });
+    std::size_t parts_ahead = 0;
+    for (const RingStep& step : schedule) parts_ahead += step.parts.size();
+    std::size_t parts_behind = 0;
+    for (const RingStep& step : schedule) {
+      Ticket moving = ring.start(step, transport_);
+      if (step.send_to >= 0) result_.sent_bytes += ring.message_bytes(step.kv_rank);
+      heartbeat_.follow(&moving);
+      for (const RingPart& part : step.parts) {
+        Rows& rows = rows_[static_cast<std::size_t>(part.query_chunk)];
+        for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
+          const AddSeconds adder(result_.compute_seconds);
+          visit(rows, task);
+        });
+        show_progress(static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
+      }
+      heartbeat_.follow(nullptr);
+      timed(result_.exposed_seconds, [&] { moving.wait(); });
+      ring.advance(step);
+      ++result_.steps_taken;
+    }
+    ++journeys_behind_;
+  }
+
+  void show_progress(double journey) const {
+    const double behind = std::min(static_cast<double>(journeys_behind_), journeys_ - 1.0) + journey;
+    if (on_progress_) on_progress_(std::min(1.0, behind / journeys_));
+  }
+
+  void add_all_weights(const RingSchedule& whole) {
+    travel(whole, without_values(task_.v),
+           [&](Rows& rows, const AttendTask& task) { kernels_.attend(task, SoftmaxParams{}, rows.all, heartbeat_); });
+  }
+
+  /// Rounds of counting until every row of every rank is exact.
+  void search(const RingSchedule& whole) {
+    for (Rows& rows : rows_) start_search(rows);
+    const AnyView no_values = without_values(task_.v);
+    bool is_first = true;
+    std::int64_t open = 1;
+    while (open > 0) {
+      travel(whole, no_values, [&](Rows& rows, const AttendTask& task) {
+        if (is_first && task_.wants_kept_mass) {
+          kernels_.count_and_add(task, rows.search, rows.all, heartbeat_);
+        } else {
+          kernels_.count(task, rows.search, heartbeat_);
+        }
+      });
+      is_first = false;
+      open = 0;
+      timed(result_.compute_seconds, [&] {
+        for (Rows& rows : rows_) open += kernels_.narrow(rows.search) ? 0 : 1;
+      });
+      timed(result_.exposed_seconds, [&] { open = transport_.RankGroup::all_reduce(open, ReduceOp::kMax); });
+    }
+  }
+
+  /// Looks at keys spread over this rank's tokens.
+  void start_search(Rows& rows) {
+    const AddSeconds adder(result_.compute_seconds);
+    kernels_.make(rows.search, shape_of(rows, 0), ledger_);
+    const std::int64_t step = std::max<std::int64_t>(1, ceil_div(task_.k.shape[1], kSampleKeys));
+    AttendTask task;
+    task.q = task_.q.tokens(rows.chunk->local_begin, rows.chunk->run.size());
+    task.k = task_.k;
+    task.k.shape[1] = task_.k.shape[1] / step;
+    task.k.strides[1] *= step;
+    task.v = without_values(task.k);
+    task.slots = task_.slots;
+    task.query_run = rows.chunk->run;
+    task.key_run = {0, task.k.shape[1]};
+    task.scale = static_cast<float>(task_.scale);
+    task.key_block = kSampleKeys;
+    kernels_.start_search(task, rows.kept, rows.search);
+  }
+
+  void attend(const RingSchedule& schedule) {
+    journeys_behind_ = std::max(journeys_behind_, journeys_ - 1);
+    for (Rows& rows : rows_) kernels_.make(rows.out, shape_of(rows, task_.v.shape[3]), ledger_);
+    travel(schedule, task_.v, [&](Rows& rows, const AttendTask& given) {
+      if (is_window()) {
+        AttendTask task = given;
+        task.max_deltas = rows.deltas;
+        result_.stats += kernels_.attend(task, SoftmaxParams{}, rows.out, heartbeat_);
+      } else {
+        result_.stats += kernels_.attend(given, rows.search, rows.out, heartbeat_);
+      }
+    });
+  }
+
+  void finish(Rows& rows) {
+    const AddSeconds adder(result_.finish_seconds);
+    const Chunk& chunk = *rows.chunk;
+    if (chunk.run.empty()) return;
+    const auto part_of = [&](const TensorView<float>& whole) {
+      TensorView<float> part = whole;
+      if (whole.data != nullptr) part.data = whole.row(0, chunk.local_begin, 0);
+      part.shape[1] = chunk.run.size();
+      return part;
+    };
+    FinishTask task;
+    task.o = task_.o.tokens(chunk.local_begin, chunk.run.size());
+    task.statistic = part_of(task_.statistic);
+    task.kept_mass = part_of(task_.kept_mass);
+    task.all = &rows.all;
+    task.slots = task_.slots;
+    kernels_.finish(task, SoftmaxParams{}, rows.out);
+  }
+
+  /// Collective where the mass is wanted: a head's largest ||v|| is over all its keys.
+  void measure_mass() {
+    if (!task_.wants_kept_mass) return;
+    const AddSeconds adder(result_.finish_seconds);
+    const std::int64_t batch_size = task_.q.shape[0];
+    const auto num_slots = static_cast<std::int64_t>(task_.slots.size());
+    std::vector<double> largest(static_cast<std::size_t>(batch_size * num_slots), 0.0);
+    for (std::size_t i = 0; i < largest.size(); ++i) {
+      const auto index = static_cast<std::int64_t>(i);
+      largest[i] = largest_norm(index / num_slots, task_.slots[static_cast<std::size_t>(index % num_slots)].kv_head);
+    }
+    transport_.all_reduce(std::span<double>(largest), ReduceOp::kMax);
+    KeptMassFigures& figures = result_.kept_mass;
+    for (std::size_t i = 0; i < largest.size(); ++i) {
+      const auto index = static_cast<std::int64_t>(i);
+      const int head = task_.slots[static_cast<std::size_t>(index % num_slots)].q_head;
+      for (std::int64_t token = 0; token < task_.q.shape[1]; ++token) {
+        const double mass = double{*task_.kept_mass.row(index / num_slots, token, head)};
+        figures.sum += mass;
+        ++figures.rows;
+        figures.min = mass >= figures.min ? figures.min : mass;
+        figures.error_bound = std::max(figures.error_bound, 2.0 * (1.0 - mass) * largest[i]);
+      }
+    }
+  }
+
+  double largest_norm(std::int64_t batch, int kv_head) const {
+    const auto v_dim = static_cast<std::size_t>(task_.v.shape[3]);
+    std::vector<float> v(v_dim);
+    double largest = 0.0;
+    for (std::int64_t token = 0; token < task_.v.shape[1]; ++token) {
+      convert_elements(task_.v.row(batch, token, kv_head), task_.v.type, v.data(), ElementType::kFloat32, v_dim);
+      largest = std::max(largest, std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
+    }
+    return std::sqrt(largest);
+  }
+
+  /// Useful: a score for each visible key (window: kept key), a weighted value for each kept one.
+  double flops() const {
+    std::int64_t kept = 0;
+    for (const Rows& rows : rows_) kept += std::accumulate(rows.kept.begin(), rows.kept.end(), std::int64_t{0});
+    const auto heads = static_cast<double>(task_.q.shape[0]) * static_cast<double>(task_.slots.size());
+    return 2.0 * static_cast<double>(task_.q.shape[3]) * static_cast<double>(result_.stats.pairs) +
+           2.0 * static_cast<double>(task_.v.shape[3]) * static_cast<double>(kept) * heads;
+  }
+
+  const RingPassTask& task_;
+  const SparseParams& params_;
+  Transport& transport_;
+  Kernels& kernels_;
+  MemoryLedger* ledger_;
+  const PassProgress& on_progress_;
+  int rank_;
+  Band band_;
+  GrowingWindow window_;
+  std::vector<Rows> rows_;  // one a query chunk
+  TransferHeartbeat heartbeat_;
+  RingPassResult result_;
+  int journeys_ = 1;
+  int journeys_behind_ = 0;
+};
+
+}  // namespace
+
+RingPassResult run_sparse_pass(const RingPassTask& task, const SparseParams& params, Transport& transport,
+                               Kernels& kernels, MemoryLedger* ledger, const PassProgress& on_progress) {
+  return SparsePass(task, params, transport, kernels, ledger, on_progress).run();
+}
+
+}  // namespace ringscan
