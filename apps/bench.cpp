@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <vector>
 
+#include "apps/bench_sparse.hpp"
 #include "apps/commands.hpp"
 #include "apps/peer_sgemm.hpp"
 #include "core/buffer.hpp"
@@ -159,10 +161,48 @@ KernelFigures bench_linear(Kernels& kernels, std::int64_t seq_len, std::int64_t 
 KernelFigures bench_mechanism(Kernels& kernels, const std::string& mechanism, std::int64_t seq_len,
                               std::int64_t head_dim, int repeats) {
   if (mechanism == "linear") return bench_linear(kernels, seq_len, head_dim, repeats);
+  if (mechanism == "cog") return bench_kernel(kernels, CogParams{}, seq_len, head_dim, repeats);
   if (mechanism == "softmax") return bench_kernel(kernels, SoftmaxParams{}, seq_len, head_dim, repeats);
   StickBreakingParams dense;
   dense.epsilon = 0.0;
   return bench_kernel(kernels, dense, seq_len, head_dim, repeats);
+}
+
+}  // namespace
+
+namespace {
+
+bool is_sparse(const std::string& mechanism) {
+  return mechanism.starts_with("sparse-");
+}
+
+/// n^C-sparse attention is held against dense softmax, measured in turn.
+void bench_sparse_mechanisms(Kernels& kernels, const BenchOptions& options,
+                             const std::function<void(const Json&)>& add_json) {
+  if (std::none_of(options.mechanisms.begin(), options.mechanisms.end(), is_sparse)) return;
+  std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "n^0.7", "seq_len", "head_dim", "GFLOP/s", "dense then", "ratio");
+  for (const std::string& mechanism : options.mechanisms) {
+    if (!is_sparse(mechanism)) continue;
+    const auto select = mechanism == "sparse-window" ? SparseSelect::kWindow : SparseSelect::kTopk;
+    for (const std::int64_t seq_len : options.seq_lens) {
+      for (const std::int64_t head_dim : options.head_dims) {
+        const SparseFigures figures = bench_sparse(kernels, select, seq_len, head_dim, options.repeats);
+        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f", mechanism.c_str(), static_cast<long long>(seq_len),
+                    static_cast<long long>(head_dim), figures.gflops, figures.dense_gflops, figures.ratio);
+        if (figures.rounds > 0) std::printf("  (%d rounds, %.2f times its time)", figures.rounds, 1.0 / figures.ratio);
+        std::printf("\n");
+        std::fflush(stdout);
+        add_json({{"bench", "sparse"},
+                  {"mechanism", mechanism},
+                  {"seq_len", seq_len},
+                  {"head_dim", head_dim},
+                  {"gflops", figures.gflops},
+                  {"dense_gflops", figures.dense_gflops},
+                  {"ratio", figures.ratio},
+                  {"search_rounds", figures.rounds}});
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -188,6 +228,7 @@ int bench_command(Job& job, const BenchOptions& options) {
   }
   std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "mechanism", "seq_len", "head_dim", "GFLOP/s", "peak then", "ratio");
   for (const std::string& mechanism : options.mechanisms) {
+    if (is_sparse(mechanism)) continue;
     for (const std::int64_t seq_len : options.seq_lens) {
       for (const std::int64_t head_dim : options.head_dims) {
         const KernelFigures figures = bench_mechanism(*kernels, mechanism, seq_len, head_dim, options.repeats);
@@ -204,6 +245,7 @@ int bench_command(Job& job, const BenchOptions& options) {
       }
     }
   }
+  bench_sparse_mechanisms(*kernels, options, add_json);
   if (!options.json.empty()) write_json_file(job.transport, options.json, json_lines);
   return static_cast<int>(ExitCode::kDone);
 }

@@ -36,7 +36,7 @@ struct BenchOptions {
   std::string what = "kernels";
   std::vector<std::int64_t> seq_lens = {32768};
   std::vector<std::int64_t> head_dims = {64, 128};
-  std::vector<std::string> mechanisms = {"softmax", "stick-breaking", "linear"};
+  std::vector<std::string> mechanisms = {"softmax", "stick-breaking", "cog", "linear", "sparse-window", "sparse-topk"};
   int repeats = 3;
   std::string json;  ///< a file for JSON lines; empty: none
 };
