@@ -1,0 +1,95 @@
+// The CHELA block over the ranks against the oracle; compiled once with ranks as threads and once under mpirun.
+
+#include <cmath>
+
+#include "comm/local_transport.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/chela_problem.hpp"
+
+using namespace ringscan;
+using namespace ringscan::testing;
+using ringscan::test::expect;
+using ringscan::test::for_each_world;
+
+namespace {
+
+constexpr double kBound = 1e-5;
+
+ChelaProblem make(std::int64_t seq_len, const ChelaShape& shape, std::int64_t batch = 1) {
+  ChelaProblem p;
+  p.weights.shape = shape;
+  p.batch = batch;
+  p.seq_len = seq_len;
+  p.fill();
+  return p;
+}
+
+std::vector<ChelaProblem> problems() {
+  return {make(1, {4, 4, 1, 1, 1}),         make(3, {6, 4, 2, 4, 3}, 2),  // empty shards
+          make(37, {8, 12, 4, 20, 37}),                                   // a halo over several shards
+          make(130, {12, 8, 1, 3, 100}, 2),                               // a kernel longer than a shard
+          make(301, {20, 10, 5, 4, 301}),                                 // the whole sequence
+          make(301, {20, 10, 5, 4, 400}),                                 // and more
+          make(1100, {9, 6, 3, 7, 90})};
+}
+
+/// Errors count against the largest |wanted|.
+bool is_close(const std::vector<double>& found, const std::vector<double>& wanted, double bound = kBound) {
+  if (found.size() != wanted.size()) return false;
+  double largest = 0.0;
+  for (const double value : wanted) largest = std::max(largest, std::abs(value));
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!(std::abs(found[i] - wanted[i]) <= bound * largest)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("the CHELA block over the ranks equals the oracle at odd lengths, with empty shards and long halos") {
+  for (const ChelaProblem& p : problems()) {
+    const auto wanted = p.exact();
+    for_each_world([&](Transport& transport) {
+      expect(transport, is_close(run_chela(p, {0, p.seq_len}, nullptr, 1, false, transport).y, wanted));
+      expect(transport, is_close(run_chela(p, {0, p.seq_len}, nullptr, 64, true, transport).y, wanted));
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a reproducible CHELA block gives the same bits for any number of ranks") {
+  for (const ChelaProblem& p : problems()) {
+    std::vector<double> one;
+    run_ranks(1, [&](Transport& transport) { one = run_chela(p, {0, p.seq_len}, nullptr, 64, true, transport).y; });
+    const auto has_same_bits = [&](Transport& transport) {
+      expect(transport, run_chela(p, {0, p.seq_len}, nullptr, 64, true, transport).y == one);
+    };
+    for_each_world(has_same_bits);
+    run_ranks(5, has_same_bits);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a sequence in three jobs gives what one job gives") {
+  for (const ChelaProblem& p : problems()) {
+    if (p.seq_len < 3) continue;
+    const auto wanted = p.exact();
+    const std::int64_t row = p.weights.shape.channels;
+    for_each_world([&](Transport& transport) {
+      const std::int64_t cuts[] = {0, p.seq_len / 3, p.seq_len / 3 + 1, p.seq_len};
+      std::vector<double> y(wanted.size());
+      ChelaKept kept;
+      for (std::size_t job = 0; job < 3; ++job) {
+        const TokenRun run{cuts[job], cuts[job + 1]};
+        const ChelaRun part = run_chela(p, run, job == 0 ? nullptr : &kept, 1, false, transport);
+        for (std::int64_t b = 0; b < p.batch; ++b) {
+          std::copy_n(part.y.begin() + b * run.size() * row, run.size() * row,
+                      y.begin() + (b * p.seq_len + run.begin) * row);
+        }
+        kept = part.kept;
+      }
+      expect(transport, is_close(y, wanted));
+    });
+  }
+  SUCCEED();
+}
