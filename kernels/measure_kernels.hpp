@@ -63,8 +63,7 @@ struct KeptMass {
   std::vector<double> high;
 };
 
-/// Keys that a row of n keys keeps: min(n, ceil(n^exponent)); at least 1. A power within a relative 1e-12 above a whole
-/// number counts as that number.
+/// Keys that a row of n keys keeps: ceil(n^exponent), as n^C-sparse attention counts them.
 std::int64_t keys_kept(std::int64_t n, double exponent);
 
 class MeasureKernels {

@@ -11,12 +11,14 @@
 #include "kernels/cpu/flush_denormals.hpp"
 #include "kernels/cpu/lane_blocks.hpp"
 #include "kernels/cpu/measure_tiles.hpp"
+#include "mechanism/growing_window.hpp"
 
 namespace ringscan {
 
 std::int64_t keys_kept(std::int64_t n, double exponent) {
-  const double wanted = std::ceil(std::pow(static_cast<double>(n), exponent) * (1.0 - 1e-12));
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(wanted), 1, n);
+  SparseParams params;
+  params.exponent = exponent;
+  return GrowingWindow(params, n).keys_kept(n - 1);
 }
 
 namespace {
