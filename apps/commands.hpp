@@ -8,6 +8,7 @@
 namespace ringscan {
 
 int run_command(Job& job, const RunConfig& config);
+int analyze_command(Job& job, const AnalysisRequest& request);
 int verify_command(Job& job, const VerifyOptions& options);
 int generate_command(Job& job, const GenerateOptions& options);
 int inspect_command(Job& job, const InspectOptions& options);

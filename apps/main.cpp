@@ -66,6 +66,7 @@ int run_command_of(Job& job, const Invocation& invocation) {
         using Options = std::decay_t<decltype(options)>;
         if constexpr (std::is_same_v<Options, RunConfig>) return run_command(job, options);
         if constexpr (std::is_same_v<Options, GenerateOptions>) return generate_command(job, options);
+        if constexpr (std::is_same_v<Options, AnalysisRequest>) return analyze_command(job, options);
         if constexpr (std::is_same_v<Options, VerifyOptions>) return verify_command(job, options);
         if constexpr (std::is_same_v<Options, InspectOptions>) return inspect_command(job, options);
         if constexpr (std::is_same_v<Options, BenchOptions>) return bench_command(job, options);

@@ -240,6 +240,7 @@ struct CommandInfo {
 
 const std::vector<CommandInfo>& commands() {
   const auto run_infos = run_option_infos();
+  const auto analysis_infos = analysis_option_infos();
   static const std::vector<CommandInfo> all = {
       {"run",
        "run --input FILE --output FILE --mechanism NAME [options]",
@@ -249,6 +250,12 @@ const std::vector<CommandInfo>& commands() {
        make_run_config},
       {"verify", "verify --input FILE --output FILE [options]", "checks an output against the fp64 oracle",
        verify_options(), "", parse_verify},
+      {"analyze",
+       "analyze FILE [options]",
+       "measures of every head: recency, stick reach, kept mass, sign balance; proposes a hybrid",
+       {analysis_infos.begin(), analysis_infos.end()},
+       "input",
+       make_analysis_request},
       {"generate", "generate FILE --seq-len TOKENS [options]", "makes a file of synthetic activations",
        generate_options(), "output", parse_generate},
       {"inspect", "inspect FILE [options]", "what is in a file: layers, shapes, types, sizes, attributes",

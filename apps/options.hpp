@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/analysis_request.hpp"
 #include "engine/run_config.hpp"
 #include "engine/synthetic_activations.hpp"
 
@@ -43,7 +44,7 @@ struct BenchOptions {
 
 /// A parsed command line.
 struct Invocation {
-  std::variant<RunConfig, GenerateOptions, VerifyOptions, InspectOptions, BenchOptions> command;
+  std::variant<RunConfig, AnalysisRequest, GenerateOptions, VerifyOptions, InspectOptions, BenchOptions> command;
   std::optional<int> ranks;  ///< threads to run as ranks; none: not asked for
   std::string log_level = "info";
 };

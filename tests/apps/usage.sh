@@ -5,7 +5,7 @@
 says "usage: ringscan COMMAND" "$program" --help
 says "usage: ringscan COMMAND" "$program" -h
 says "ringscan 0." "$program" --version
-for command in run verify generate inspect bench; do
+for command in run verify generate inspect analyze bench; do
   says "usage: ringscan $command" "$program" "$command" --help
   [ ! -s err ] || complain "want nothing on stderr"
 done
@@ -71,5 +71,10 @@ fails 2 "no file: want ringscan inspect FILE.h5" "$program" inspect
 fails 2 "no output: want --output FILE" "$program" verify --input a.h5
 fails 2 "--rows: found 'some', want a number of rows, 1 or more, or all" "$program" verify --input a.h5 --output b.h5 --rows some
 fails 2 "--what: found 'coffee', want kernels" "$program" bench coffee
-absent h5
+fails 2 "no input: want ringscan analyze FILE.h5" "$program" analyze
+fails 2 "--measures: found 'speed', want a list of recency, reach, kept-mass, sign-balance" "$program" analyze a.h5 --measures speed
+fails 2 "--epsilons: found '2', want a list of one to four different numbers" "$program" analyze a.h5 --epsilons 2
+fails 2 "--replace-with: found 'rnn', want linear or mamba" "$program" analyze a.h5 --replace-with rnn
+fails 2 "--plot: no gnuplot is found in PATH" env PATH=/none "$program" analyze a.h5 --plot a.png
+absent h5 png
 finish
