@@ -1,0 +1,75 @@
+#pragma once
+// What the host hands to the attend kernels.
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace ringscan::cuda {
+
+inline constexpr int kMaxSlots = 256;
+
+/// Strides of [batch, row, head] in elements.
+struct RowStrides {
+  std::int64_t batch = 0;
+  std::int64_t row = 0;
+  std::int64_t head = 0;
+};
+
+struct AttendParams {
+  std::int64_t num_queries = 0;
+  std::int64_t num_keys = 0;
+  std::int64_t loadable_keys = 0;    ///< num_keys, or as many as a tile has where keys were padded to one
+  std::int64_t query_minus_key = 0;  ///< query_run.begin - key_run.begin
+  std::int64_t min_delta = 0;
+  std::int64_t max_delta = 0;
+  float scale_log2 = 0.0f;    ///< scale * log2(e)
+  float log2_epsilon = 0.0f;  ///< rows under this are done; -inf: never
+
+  // Carried partials, [batch, slot, row] and [batch, slot, row, head_dim].
+  float* out = nullptr;
+  float* first = nullptr;
+  float* sum = nullptr;
+  bool starts = true;
+  bool finishes = false;
+
+  void* o = nullptr;
+  RowStrides o_strides;
+  float* statistic = nullptr;
+  RowStrides statistic_strides;
+
+  int head_dim = 0;
+  int num_slots = 0;
+  std::uint32_t num_query_tiles = 0;
+  std::uint32_t num_items = 0;          ///< query tiles of all slots and batches
+  std::uint32_t streams_a_section = 0;  ///< (batch, slot) pairs worked on together, so that their keys fit in L2
+  std::uint32_t* next_item = nullptr;
+  std::uint32_t* tiles_loaded = nullptr;
+  std::uint16_t q_head[kMaxSlots];
+  std::uint16_t kv_head[kMaxSlots];
+};
+
+struct TensorMaps {
+  CUtensorMap q;  ///< [dim, row, head, batch]
+  CUtensorMap k;  ///< [dim, run of keys, key, head, batch], see permuted_key_map()
+  CUtensorMap v;
+};
+
+/// Sizes of one member of the kernel family, by the head_dim it is built for (smaller ones are filled with zeros).
+template <int kHeadDim_>
+struct TileShape {
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;  ///< warpgroups of 64 query rows
+  static constexpr int kRows = 64 * kConsumers;              ///< query rows a tile
+  static constexpr int kKeys = kHeadDim <= 128 ? 128 : 64;   ///< keys a tile
+  static constexpr int kStages = kHeadDim <= 64 ? 3 : 2;     ///< tiles of K, and of V, in flight
+  static constexpr int kQueryBuffers = kHeadDim <= 128 ? 2 : 1;
+  static constexpr int kQueryBytes = kRows * kHeadDim * 2;
+  static constexpr int kKeyBytes = kKeys * kHeadDim * 2;
+  // Registers a thread, as many as the block has; the loader needs few.
+  static constexpr int kLoaderRegisters = kConsumers == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+};
+
+}  // namespace ringscan::cuda

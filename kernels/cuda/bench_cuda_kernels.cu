@@ -1,0 +1,165 @@
+// Times the attend kernels on random normal input: bench_cuda_kernels [REPEATS]. One table; medians of CUDA events.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <functional>
+#include <vector>
+
+#include "kernels/cuda/attend.hpp"
+#include "kernels/cuda/check.hpp"
+
+namespace {
+
+using namespace ringscan;
+using cuda::check;
+
+struct Case {
+  const char* name;
+  bool stick = false;
+  ElementType type = ElementType::kBfloat16;
+  std::int64_t heads = 16;
+  std::int64_t seq_len = 0;
+  std::int64_t head_dim = 128;
+  double epsilon = 0.0;
+};
+
+/// Standard normal numbers, two a thread, from a hash of the place.
+__global__ void fill_normal(std::uint32_t* pairs, std::int64_t count, bool bf16, std::uint64_t seed) {
+  const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
+    std::uint64_t x = (static_cast<std::uint64_t>(i) + seed) * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    const float u = (static_cast<float>(x >> 40) + 1.0f) * 0x1p-24f;
+    const float radius = sqrtf(-2.0f * logf(u));
+    const float angle = static_cast<float>(x & 0xFFFFFF) * 0x1p-24f * 6.2831853f;
+    const float a = radius * cosf(angle);
+    const float b = radius * sinf(angle);
+    std::uint32_t bits;
+    if (bf16) {
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
+    } else {
+      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
+    }
+    pairs[i] = bits;
+  }
+}
+
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::int64_t bytes) { check(cudaMalloc(&data_, static_cast<std::size_t>(bytes))); }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+double median_ms(int repeats, const std::function<void()>& work) {
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin));
+  check(cudaEventCreate(&end));
+  for (int i = 0; i < 3; ++i) work();
+  std::vector<float> times;
+  for (int i = 0; i < repeats; ++i) {
+    check(cudaEventRecord(begin));
+    work();
+    check(cudaEventRecord(end));
+    check(cudaEventSynchronize(end));
+    float ms = 0.0f;
+    check(cudaEventElapsedTime(&ms, begin, end));
+    times.push_back(ms);
+  }
+  check(cudaEventDestroy(begin));
+  check(cudaEventDestroy(end));
+  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+  return static_cast<double>(times[static_cast<std::size_t>(repeats / 2)]);
+}
+
+void run_case(const Case& c, int repeats) {
+  const Shape4 shape{1, c.seq_len, c.heads, c.head_dim};
+  const std::int64_t elements = element_count(shape);
+  const DeviceArray q(2 * elements), k(2 * elements), v(2 * elements), o(2 * elements);
+  const DeviceArray workspace(cuda::kWorkspaceBytes);
+  std::uint64_t seed = 1;
+  for (const DeviceArray* array : {&q, &k, &v}) {
+    fill_normal<<<1024, 256>>>(static_cast<std::uint32_t*>(array->data()), elements / 2,
+                               c.type == ElementType::kBfloat16, seed++ << 40);
+    check(cudaGetLastError());
+  }
+  std::vector<HeadSlot> slots;
+  for (int h = 0; h < c.heads; ++h) slots.push_back({h, h});
+  cuda::DeviceAttend launch;
+  launch.task.q = dense_any_view(static_cast<const void*>(q.data()), c.type, shape);
+  launch.task.k = dense_any_view(static_cast<const void*>(k.data()), c.type, shape);
+  launch.task.v = dense_any_view(static_cast<const void*>(v.data()), c.type, shape);
+  launch.task.slots = slots;
+  launch.task.query_run = launch.task.key_run = {0, c.seq_len};
+  launch.task.band = {c.stick ? 1 : 0, Band::kUnbounded};
+  launch.task.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  launch.finishes = true;
+  launch.finish.o = dense_any_view(o.data(), c.type, shape);
+  launch.workspace = static_cast<std::uint32_t*>(workspace.data());
+  const double ms = median_ms(repeats, [&] {
+    if (c.stick) {
+      cuda::attend(launch, StickBreakingParams{.epsilon = c.epsilon}, nullptr);
+    } else {
+      cuda::attend(launch, SoftmaxParams{}, nullptr);
+    }
+  });
+  std::uint32_t counts[2];
+  check(cudaMemcpy(counts, workspace.data(), sizeof counts, cudaMemcpyDeviceToHost));
+
+  // Floors: the tensor cores at 785 TFLOP/s and memory at 2,994 GB/s, both as measured on this kind of card; the
+  // special-function units at 16 results a clock and multiprocessor, 1.755 GHz.
+  const double pairs =
+      0.5 * static_cast<double>(c.seq_len) * static_cast<double>(c.seq_len) * static_cast<double>(c.heads);
+  const double flops = 4.0 * pairs * static_cast<double>(c.head_dim);
+  const double done = c.epsilon > 0.0
+                          ? static_cast<double>(counts[1]) * static_cast<double>(cuda::key_tile(c.head_dim)) *
+                                static_cast<double>(cuda::query_tile(c.head_dim)) / pairs
+                          : 1.0;
+  const double specials = pairs * (c.stick ? 1.5 : 1.0);
+  std::printf("| %-24s | H%-2lld N%-7lld D%-3lld %s | %8.3f | %7.1f | %7.3f | %7.3f | %7.3f | %9u |\n", c.name,
+              static_cast<long long>(c.heads), static_cast<long long>(c.seq_len), static_cast<long long>(c.head_dim),
+              c.type == ElementType::kBfloat16 ? "bf16" : "fp16", ms, flops / ms * 1e-9, done * flops / 785e12 * 1e3,
+              done * specials / (132 * 16 * 1.755e9) * 1e3, static_cast<double>(8 * elements) / 2994e9 * 1e3,
+              counts[1]);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const int repeats = argc > 1 ? std::max(1, std::atoi(argv[1])) : 20;
+    std::puts("| kernel | shape | ms | TFLOP/s | floor: tensor cores | special functions | bytes | tiles loaded |");
+    std::puts("|---|---|---|---|---|---|---|---|");
+    constexpr double kEpsilon = 0x1p-24;
+    const Case cases[] = {
+        {.name = "softmax", .seq_len = 8192},
+        {.name = "softmax", .seq_len = 32768},
+        {.name = "softmax", .type = ElementType::kFloat16, .seq_len = 32768},
+        {.name = "softmax", .heads = 32, .seq_len = 32768, .head_dim = 64},
+        {.name = "softmax", .heads = 8, .seq_len = 32768, .head_dim = 256},
+        {.name = "softmax", .seq_len = 131072},
+        {.name = "stick-breaking, dense", .stick = true, .seq_len = 8192},
+        {.name = "stick-breaking, dense", .stick = true, .seq_len = 32768},
+        {.name = "stick-breaking, dense", .stick = true, .type = ElementType::kFloat16, .seq_len = 32768},
+        {.name = "stick-breaking, dense", .stick = true, .heads = 32, .seq_len = 32768, .head_dim = 64},
+        {.name = "stick-breaking, dense", .stick = true, .heads = 8, .seq_len = 32768, .head_dim = 256},
+        {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 32768, .epsilon = kEpsilon},
+        {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 131072, .epsilon = kEpsilon},
+    };
+    for (const Case& c : cases) run_case(c, c.seq_len > 100000 && c.epsilon == 0.0 ? 5 : repeats);
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "bench_cuda_kernels: %s\n", error.what());
+    return 3;
+  }
+}

@@ -1,0 +1,330 @@
+#pragma once
+// A warpgroup that computes: 64 query rows against the tiles of keys, with the mechanism's weights.
+
+#include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/wgmma_sm90.cuh"
+#include "kernels/cuda/work_item_sm90.cuh"
+
+namespace ringscan::cuda {
+
+template <typename Shape, typename Element, typename Weights>
+class Consumer {
+ public:
+  using Shared = SharedTiles<Shape>;
+  static constexpr int kScores = Shape::kKeys / 2;                    ///< of a thread and tile
+  static constexpr int kBlockDim = Shape::kHeadDim < 128 ? 64 : 128;  ///< columns of out that one wgmma makes
+  static constexpr int kBlocks = Shape::kHeadDim / kBlockDim;
+  static constexpr int kBlockOut = kBlockDim / 2;  ///< of a thread and block
+
+  __device__ Consumer(const AttendParams& p, Shared& shared)
+      : p_(p), shared_(shared), warpgroup_(static_cast<int>(threadIdx.x / 128) - 1) {}
+
+  __device__ void run() {
+    TurnOrder::start(warpgroup_);
+    for (std::uint32_t count = 0;; ++count) {
+      shared_.q_ring.wait_full(q_at_);
+      const std::uint32_t index = shared_.item[q_at_.slot];
+      if (index >= p_.num_items) return;
+      const WorkItem item = work_item<Shape>(p_, index);
+      begin(item);
+      std::int32_t tiles_left = item.num_tiles;
+      if (tiles_left > 0) tiles_left = walk_keys(item, count);
+      shared_.q_ring.release(q_at_);
+      q_at_.advance();
+      finish(item);
+      if (tiles_left > 0) pass_over(tiles_left);
+    }
+  }
+
+ private:
+  using TurnOrder = Turn<Shape::kConsumers>;
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
+  /// Row of the tile that the thread's first (r = 0) or second row is.
+  __device__ int row_of(int r) const {
+    return 64 * warpgroup_ + static_cast<int>(threadIdx.x % 128 / 32) * 16 + lane() / 4 + 8 * r;
+  }
+  __device__ std::int64_t partial_row(const WorkItem& item, std::int64_t row) const {
+    return (static_cast<std::int64_t>(item.batch) * p_.num_slots + item.slot) * p_.num_queries + row;
+  }
+
+  /// Phase 1: the row states and out, at the identity or as carried in.
+  __device__ void begin(const WorkItem& item) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int64_t row = item.row + row_of(r);
+      const bool exists = row < p_.num_queries;
+      weights_.begin(r);
+      if (!exists) weights_.carry_in(r, -INFINITY, 0.0f);  // nothing is left to do in such a row
+      const bool carried = exists && !p_.starts;
+      const std::int64_t at = partial_row(item, row);
+      if (carried) weights_.carry_in(r, p_.first[at], Weights::kRescales ? p_.sum[at] : 0.0f);
+      const float* from = p_.out + at * p_.head_dim;
+      for_each_pair(r, [&](int column, float& a, float& b) {
+        const bool inside = carried && column < p_.head_dim;
+        a = inside ? from[column] * kLiftFactor : 0.0f;
+        b = inside ? from[column + 1] * kLiftFactor : 0.0f;
+      });
+    }
+  }
+
+  /// Phase 2: all visible tiles, or until every row is done. Returns the tiles not walked.
+  __device__ std::int32_t walk_keys(const WorkItem& item, std::uint32_t count) {
+    float s[kScores];
+    float rescale[2] = {1.0f, 1.0f};
+    std::uint32_t weights[kScores / 2];
+    std::int32_t tile = item.first_tile + item.num_tiles - 1;
+
+    shared_.k_ring.wait_full(k_at_);
+    wgmma_fence();
+    multiply_queries(s);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(s);
+    release(shared_.k_ring, k_at_);
+    mask(s, item, tile);
+    weights_.weigh(s, p_.scale_log2, rescale);
+    rescale_out(rescale);
+    pack(weights, s);
+    bool done = row_states_done(count);
+
+    while (!done && --tile >= item.first_tile) {
+      shared_.k_ring.wait_full(k_at_);
+      TurnOrder::take(warpgroup_);
+      wgmma_fence();
+      multiply_queries(s);
+      wgmma_commit();
+      shared_.v_ring.wait_full(v_at_);
+      wgmma_fence();
+      multiply_values(weights);
+      wgmma_commit();
+      TurnOrder::pass(warpgroup_);
+      wgmma_wait<1>();
+      pin(s);
+      release(shared_.k_ring, k_at_);
+      mask(s, item, tile);
+      weights_.weigh(s, p_.scale_log2, rescale);
+      wgmma_wait<0>();
+      pin_out();
+      release(shared_.v_ring, v_at_);
+      rescale_out(rescale);
+      pack(weights, s);
+      done = row_states_done(count);
+    }
+
+    shared_.v_ring.wait_full(v_at_);
+    wgmma_fence();
+    multiply_values(weights);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin_out();
+    release(shared_.v_ring, v_at_);
+    return done ? tile - item.first_tile : 0;
+  }
+
+  /// Tiles loaded before the loader knew that the item had ended.
+  __device__ void pass_over(std::int32_t tiles_left) {
+    for (; tiles_left > 0; --tiles_left) {
+      shared_.k_ring.wait_full(k_at_);
+      const bool item_ends = shared_.item_ends[k_at_.slot];
+      release(shared_.k_ring, k_at_);
+      if (item_ends) return;
+      TurnOrder::take(warpgroup_);
+      TurnOrder::pass(warpgroup_);
+      shared_.v_ring.wait_full(v_at_);
+      release(shared_.v_ring, v_at_);
+      publish(shared_.weighed[warpgroup_], ++weighed_);
+    }
+  }
+
+  /// Phase 3: rows go out, rounded once where they are finished.
+  __device__ void finish(const WorkItem& item) {
+    weights_.close();
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int64_t row = item.row + row_of(r);
+      const bool exists = row < p_.num_queries;
+      if (p_.finishes) {
+        finish_row(item, r, row, exists);
+      } else if (exists) {
+        carry_out_row(r, partial_row(item, row));
+      }
+    }
+  }
+
+  __device__ void carry_out_row(int r, std::int64_t at) {
+    if (lane() % 4 == 0) {
+      p_.first[at] = weights_.first(r);
+      if (Weights::kRescales) p_.sum[at] = weights_.sum(r);
+    }
+    float* to = p_.out + at * p_.head_dim;
+    for_each_pair(r, [&](int column, float& a, float& b) {
+      if (column < p_.head_dim) *reinterpret_cast<float2*>(to + column) = {a / kLiftFactor, b / kLiftFactor};
+    });
+  }
+
+  __device__ void finish_row(const WorkItem& item, int r, std::int64_t row, bool exists) {
+    const int head = p_.q_head[item.slot];
+    const auto offset = [&](const RowStrides& strides) {
+      return item.batch * strides.batch + row * strides.row + head * strides.head;
+    };
+    if (exists && p_.statistic != nullptr && lane() % 4 == 0) {
+      p_.statistic[offset(p_.statistic_strides)] = weights_.statistic(r);
+    }
+    const float normalizer = weights_.normalizer(r);
+    auto* to = static_cast<std::uint16_t*>(p_.o) + offset(p_.o_strides);
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < kBlockOut; i += 16) {
+        std::uint32_t bits[4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const float* pair = &out_[block][i + 4 * j + 2 * r];
+          bits[j] = Element::pack(pair[0] * normalizer, pair[1] * normalizer);
+        }
+        transpose_quad(bits);
+        const int column = block * kBlockDim + 2 * i + 8 * (lane() % 4);
+        if (exists && column < p_.head_dim) {
+          *reinterpret_cast<uint4*>(to + column) = {bits[0], bits[1], bits[2], bits[3]};
+        }
+      }
+    }
+  }
+
+  /// bits[j] of lane t becomes bits[t] of lane j, in each quad: a lane's 8-byte pieces become 16 contiguous bytes.
+  __device__ static void transpose_quad(std::uint32_t (&bits)[4]) {
+    const bool odd = lane() % 2 != 0;
+    const bool upper = lane() % 4 >= 2;
+#pragma unroll
+    for (int j = 0; j < 4; j += 2) exchange(bits[j], bits[j + 1], odd, 1);
+#pragma unroll
+    for (int j = 0; j < 2; ++j) exchange(bits[j], bits[j + 2], upper, 2);
+  }
+  __device__ static void exchange(std::uint32_t& low, std::uint32_t& high, bool has_high, int distance) {
+    const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFFu, has_high ? low : high, distance);
+    (has_high ? low : high) = got;
+  }
+
+  /// S = Q K^T, queued.
+  __device__ void multiply_queries(float (&s)[kScores]) {
+    const std::uint64_t q = matrix_descriptor(shared_.q[q_at_.slot] + warpgroup_ * 64 * 128, 16);
+    const std::uint64_t k = matrix_descriptor(shared_.k[k_at_.slot], 16);
+#pragma unroll
+    for (int d = 0; d < Shape::kHeadDim; d += 16) {
+      const int block = d / 64;
+      const int within = d % 64 * 2;
+      wgmma_ss<Element>(s, advance(q, block * Shape::kRows * 128 + within),
+                        advance(k, block * Shape::kKeys * 128 + within), d > 0);
+    }
+  }
+  /// out += P V, queued.
+  __device__ void multiply_values(const std::uint32_t (&weights)[kScores / 2]) {
+    const std::uint64_t v = matrix_descriptor(shared_.v[v_at_.slot], Shape::kKeys * 128);
+#pragma unroll
+    for (int j = 0; j < Shape::kKeys; j += 16) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        wgmma_rs<Element>(out_[block], &weights[j / 4],
+                          advance(v, j * 128 + block * (kBlockDim / 64) * Shape::kKeys * 128));
+      }
+    }
+  }
+
+  /// Scores of keys that a row does not see become -inf.
+  __device__ void mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile) const {
+    const std::int64_t start = tile_start<Shape>(p_, tile);
+    const std::int64_t begin = static_cast<std::int64_t>(tile) * Shape::kKeys - start;   // > 0 in a moved tile
+    const std::int64_t delta = item.row + 64 * warpgroup_ + p_.query_minus_key - start;  // of the first row and key
+    const std::int64_t end = min(p_.num_keys - start, std::int64_t{Shape::kKeys});       // less where keys are padded
+    if (begin == 0 && end == Shape::kKeys && delta - p_.min_delta >= Shape::kKeys - 1 &&
+        delta + 63 - p_.max_delta <= 0) {
+      return;
+    }
+    constexpr int kRun = Shape::kKeys / 8;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::int64_t row_delta = delta + row_of(r) - 64 * warpgroup_;
+      const int first = static_cast<int>(min(max(row_delta - p_.max_delta, begin), std::int64_t{Shape::kKeys}));
+      const int last = static_cast<int>(max(min(row_delta - p_.min_delta, end - 1), std::int64_t{-1}));
+      const int lane_first = first - lane() % 4 * 2 * kRun;
+      const int lane_last = last - lane() % 4 * 2 * kRun;
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int key = e * kRun + i / 4;
+          if (key < lane_first || key > lane_last) s[i + 2 * r + e] = -INFINITY;
+        }
+      }
+    }
+  }
+
+  __device__ static void pack(std::uint32_t (&weights)[kScores / 2], const float (&s)[kScores]) {
+#pragma unroll
+    for (int i = 0; i < kScores; i += 2) weights[i / 2] = Element::pack(s[i], s[i + 1]);
+  }
+  __device__ void rescale_out(const float (&rescale)[2]) {
+    if constexpr (Weights::kRescales) {
+      if (__all_sync(0xFFFFFFFFu, rescale[0] == 1.0f && rescale[1] == 1.0f)) return;  // most tiles bring no new maximum
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        for_each_pair(r, [&](int, float& a, float& b) {
+          a *= rescale[r];
+          b *= rescale[r];
+        });
+      }
+    }
+  }
+  __device__ void pin_out() {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) pin(out_[block]);
+  }
+  /// f(column, out, out of the next column) over the thread's part of its row r.
+  template <typename F>
+  __device__ void for_each_pair(int r, F&& f) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+#pragma unroll
+      for (int i = 0; i < kBlockOut; i += 4) {
+        f(block * kBlockDim + 2 * i + 2 * (lane() % 4), out_[block][i + 2 * r], out_[block][i + 2 * r + 1]);
+      }
+    }
+  }
+
+  template <typename Ring>
+  __device__ void release(Ring& ring, typename Ring::Position& at) {
+    ring.release(at);
+    at.advance();
+  }
+
+  /// True where no further key can change a row of this warpgroup; tells the loader.
+  __device__ bool row_states_done(std::uint32_t count) {
+    if (!Weights::kStopsEarly || p_.log2_epsilon == -INFINITY) return false;
+    const bool done = all_of_warpgroup(weights_.exhausted(p_.log2_epsilon), 1 + Shape::kConsumers + warpgroup_);
+    if (done) publish(shared_.items_done[warpgroup_], count + 1);
+    publish(shared_.weighed[warpgroup_], ++weighed_);
+    return done;
+  }
+  __device__ static void publish(std::uint32_t& to, std::uint32_t value) {
+    if (threadIdx.x % 128 != 0) return;
+    asm volatile(
+        "st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(&to))),
+        "r"(value)
+        : "memory");
+  }
+
+  static constexpr float kLiftFactor = static_cast<float>(1 << Weights::kLift);
+
+  const AttendParams& p_;
+  Shared& shared_;
+  const int warpgroup_;
+  Weights weights_;
+  float out_[kBlocks][kBlockOut];
+  typename decltype(Shared::q_ring)::Position q_at_;
+  typename decltype(Shared::k_ring)::Position k_at_;
+  typename decltype(Shared::v_ring)::Position v_at_;
+  std::uint32_t weighed_ = 0;
+};
+
+}  // namespace ringscan::cuda
