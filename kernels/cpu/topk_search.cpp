@@ -111,7 +111,8 @@ struct Range {
   std::int32_t high = kLargest;
 };
 
-/// Around the sample's quantile, four standard deviations of its rank to both sides and half as much again.
+/// Around the sample's quantile, four standard deviations of its rank to both sides and a little more; where that is
+/// the sample's end, as much again.
 Range guess_range(std::vector<std::int32_t>& sample, double share) {
   const auto count = static_cast<double>(sample.size());
   const double rank = share * count;
@@ -123,12 +124,12 @@ Range guess_range(std::vector<std::int32_t>& sample, double share) {
   };
   const float top = at(rank - spread);
   const float bottom = at(rank + spread);
-  const float margin = (top - bottom) * (rank > spread && rank + spread < count ? 0.5f : 1.0f);
+  const auto margin = [&](bool is_inside) { return (top - bottom) * (is_inside ? 0.1f : 1.0f); };
   Range range;
   if (!(std::abs(top) < 1e30f && std::abs(bottom) < 1e30f)) return range;
   // Adding 0 makes a -0 the 0 that scores are.
-  range.low = ordered_of(bottom - margin + 0.0f);
-  range.high = ordered_of(top + margin + 0.0f);
+  range.low = ordered_of(bottom - margin(rank + spread < count) + 0.0f);
+  range.high = ordered_of(top + margin(rank > spread) + 0.0f);
   return range;
 }
 
