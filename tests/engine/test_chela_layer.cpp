@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "engine/chela_layer.hpp"
+#include "engine/verify_chela.hpp"
 #include "tests/engine/access.hpp"
 #include "tests/io/foreign_file.hpp"
 #include "tests/support/catch.hpp"
@@ -103,6 +104,27 @@ struct JobFiles {
   std::string input, output, initial;
 };
 
+/// Whether the oracle agrees with some rows of the output; with a scale that is off by `wrong` it should not.
+bool verify_job(const JobFiles& files, ActivationReader& output, const ChelaProblem& p, FileAccess& access,
+                double wrong) {
+  ActivationReader input(access, files.input);
+  std::optional<ActivationReader> initial;
+  if (!files.initial.empty()) initial.emplace(access, files.initial);
+  const ChelaLayer layer = inspect_chela_layer(input, "0", p.weights.shape.num_heads, {});
+  std::vector<std::int64_t> rows;
+  for (std::int64_t row = layer.seq_len % 3; row < layer.seq_len; row += 3) rows.push_back(row);
+  if (rows.empty() || rows.back() + 1 < layer.seq_len) rows.push_back(layer.seq_len - 1);
+  ChelaCheckTask task;
+  task.layer = &layer;
+  task.scale = p.scale() * (1.0 + wrong);
+  task.input = &input;
+  task.initial = initial ? &*initial : nullptr;
+  task.output = &output;
+  task.rows = rows;
+  const DatasetCheck check = check_chela_layer(task, access.group());
+  return check.rows == static_cast<std::int64_t>(rows.size()) * p.batch && check.passed();
+}
+
 /// y of every row, on every rank.
 std::vector<double> run_job(const JobFiles& files, const ChelaProblem& p, bool reproducible, Transport& transport) {
   const auto access = make_access(transport);
@@ -131,6 +153,8 @@ std::vector<double> run_job(const JobFiles& files, const ChelaProblem& p, bool r
     writer.finish();
   }
   ActivationReader output(*access, files.output);
+  expect(transport, verify_job(files, output, p, *access, 0.0));
+  expect(transport, !verify_job(files, output, p, *access, 0.5));
   return output.read_whole(*output.find("0", "chela/y"));
 }
 
