@@ -1,4 +1,5 @@
-// Times the attend kernels on random normal input: bench_cuda_kernels [REPEATS]. One table; medians of CUDA events.
+// Times the attend kernels on random normal input: bench_cuda_kernels [REPEATS [HEAD_DIM]]. One table; medians of CUDA
+// events.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -156,7 +157,10 @@ int main(int argc, char** argv) {
         {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 32768, .epsilon = kEpsilon},
         {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 131072, .epsilon = kEpsilon},
     };
-    for (const Case& c : cases) run_case(c, c.seq_len > 100000 && c.epsilon == 0.0 ? 5 : repeats);
+    const int head_dim = argc > 2 ? std::atoi(argv[2]) : 0;
+    for (const Case& c : cases) {
+      if (head_dim == 0 || head_dim == c.head_dim) run_case(c, c.seq_len > 100000 && c.epsilon == 0.0 ? 5 : repeats);
+    }
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench_cuda_kernels: %s\n", error.what());

@@ -23,7 +23,7 @@ class Consumer {
     TurnOrder::start(warpgroup_);
     for (std::uint32_t count = 0;; ++count) {
       shared_.q_ring.wait_full(q_at_);
-      const std::uint32_t index = shared_.item[q_at_.slot];
+      const std::uint32_t index = from_first_lane(shared_.item[q_at_.slot]);
       if (index >= p_.num_items) return;
       const WorkItem item = work_item<Shape>(p_, index);
       begin(item);
@@ -39,6 +39,13 @@ class Consumer {
  private:
   using TurnOrder = Turn<Shape::kConsumers>;
 
+  /// Read by the lane that releases the slot it stands in.
+  template <typename T>
+  __device__ static std::uint32_t from_first_lane(const T& shared) {
+    std::uint32_t value = 0;
+    if (lane() == 0) value = shared;
+    return __shfl_sync(0xFFFFFFFFu, value, 0);
+  }
   __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
   /// Row of the tile that the thread's first (r = 0) or second row is.
   __device__ int row_of(int r) const {
@@ -126,7 +133,7 @@ class Consumer {
   __device__ void pass_over(std::int32_t tiles_left) {
     for (; tiles_left > 0; --tiles_left) {
       shared_.k_ring.wait_full(k_at_);
-      const bool item_ends = shared_.item_ends[k_at_.slot];
+      const bool item_ends = from_first_lane(shared_.item_ends[k_at_.slot]) != 0;
       release(shared_.k_ring, k_at_);
       if (item_ends) return;
       TurnOrder::take(warpgroup_);
@@ -308,10 +315,8 @@ class Consumer {
   }
   __device__ static void publish(std::uint32_t& to, std::uint32_t value) {
     if (threadIdx.x % 128 != 0) return;
-    asm volatile(
-        "st.release.cta.shared::cta.u32 [%0], %1;" ::"r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(&to))),
-        "r"(value)
-        : "memory");
+    atomicMax(&to, value);
+    __threadfence_block();  // items_done is seen no later than weighed
   }
 
   static constexpr float kLiftFactor = static_cast<float>(1 << Weights::kLift);

@@ -81,19 +81,17 @@ class Loader {
       bool all_weighed = true;
       bool all_done = true;
       for (int w = 0; w < Shape::kConsumers; ++w) {
-        all_weighed = all_weighed && load_acquire(shared_.weighed[w]) >= loaded_before + num;
-        all_done = all_done && load_acquire(shared_.items_done[w]) == count + 1;
+        all_weighed = all_weighed && published(shared_.weighed[w]) >= loaded_before + num;
+        all_done = all_done && published(shared_.items_done[w]) == count + 1;
       }
       if (all_done || !waits || all_weighed) return all_done;
     }
   }
 
-  __device__ static std::uint32_t load_acquire(const std::uint32_t& x) {
-    std::uint32_t value;
-    asm volatile("ld.acquire.cta.shared::cta.u32 %0, [%1];"
-                 : "=r"(value)
-                 : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(&x)))
-                 : "memory");
+  /// What a warpgroup published; an atomic, since no barrier orders it.
+  __device__ static std::uint32_t published(std::uint32_t& x) {
+    const std::uint32_t value = atomicMax(&x, 0u);
+    __threadfence_block();
     return value;
   }
 
