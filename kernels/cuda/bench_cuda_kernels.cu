@@ -125,7 +125,7 @@ void run_case(const Case& c, int repeats) {
                           ? static_cast<double>(counts[1]) * static_cast<double>(cuda::key_tile(c.head_dim)) *
                                 static_cast<double>(cuda::query_tile(c.head_dim)) / pairs
                           : 1.0;
-  const double specials = pairs * (c.stick ? 1.5 : 1.0);
+  const double specials = pairs * (c.stick ? 1.25 : 1.0);
   std::printf("| %-24s | H%-2lld N%-7lld D%-3lld %s | %8.3f | %7.1f | %7.3f | %7.3f | %7.3f | %9u |\n", c.name,
               static_cast<long long>(c.heads), static_cast<long long>(c.seq_len), static_cast<long long>(c.head_dim),
               c.type == ElementType::kBfloat16 ? "bf16" : "fp16", ms, flops / ms * 1e-9, done * flops / 785e12 * 1e3,
