@@ -79,6 +79,10 @@ inline std::size_t block_bytes_of(const LaneShape& shape, const SparseParams& pa
   if (params.select == SparseSelect::kWindow) return kept + all;
   return search_row_bytes(shape) + shape.flag_bytes() + shape.open_bytes() + all + std::max(kept, bin_bytes(shape));
 }
+/// A state is carried instead: LinearKernels.
+inline std::size_t block_bytes_of(const LaneShape&, const LinearParams&) {
+  return 0;
+}
 inline std::size_t block_bytes_of(const LaneShape& shape, const StickBreakingParams&) {
   return shape.out_bytes() + 2 * shape.lane_bytes() + shape.flag_bytes() + shape.open_bytes();
 }

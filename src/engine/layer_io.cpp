@@ -92,11 +92,12 @@ LayerShape inspect_layer(const ActivationReader& reader, const std::string& name
   layer.q_staging = staging(q, layer.q_type);
   layer.kv_staging = std::max(staging(k, layer.kv_type), staging(v, layer.kv_type));
   layer.o_type = config.output_dtype.value_or(q.type);
+  find_log_decay(reader, layer, config);
   return layer;
 }
 
-ShardInput read_shard(ActivationReader& reader, const RunPlan& plan, const ShardPlan& shard, int rank,
-                      const RunConfig& config, MemoryLedger* ledger) {
+ShardInput read_shard(ActivationReader& reader, ActivationReader* initial, const RunPlan& plan, const ShardPlan& shard,
+                      int rank, const RunConfig& config, MemoryLedger* ledger) {
   const LayerShape& layer = plan.layers[static_cast<std::size_t>(shard.layer)];
   const std::int64_t tokens = shard.layout.local_tokens(rank);
   const auto heads = static_cast<std::int64_t>(shard.heads.size());
@@ -119,6 +120,7 @@ ShardInput read_shard(ActivationReader& reader, const RunPlan& plan, const Shard
     input.remainder_value = dense_any_view(std::as_const(input.remainder_value_buffer).data(), ElementType::kFloat32,
                                            {1, 1, heads, layer.v_dim});
   }
+  input.linear = read_linear_input(reader, initial, layer, shard, rank, config, ledger);
   return input;
 }
 
@@ -153,16 +155,18 @@ LayerOutput create_layer_output(ActivationWriter& writer, const LayerShape& laye
     output.remainder = writer.create(layer.name, "remainder", ElementType::kFloat32, statistic);
   if (config.want_kept_mass)
     output.kept_mass = writer.create(layer.name, "kept_mass", ElementType::kFloat32, statistic);
+  output.states = create_linear_states(writer, layer, config);
   return output;
 }
 
-void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, const ShardPlan& shard, int rank,
-                 const RunConfig& config, const ShardOutput& output) {
+void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, const LayerShape& layer,
+                 const ShardPlan& shard, int rank, const RunConfig& config, const ShardOutput& output) {
   const SlabSelection selection = select(shard, rank, shard.heads);
   writer.write_slab(layer_output.o, selection, output.o_buffer.data());
   if (config.want_lse) writer.write_slab(layer_output.lse, selection, output.lse_buffer.data());
   if (config.want_remainder) writer.write_slab(layer_output.remainder, selection, output.remainder_buffer.data());
   if (config.want_kept_mass) writer.write_slab(layer_output.kept_mass, selection, output.kept_mass_buffer.data());
+  write_linear_states(writer, layer_output.states, layer, shard, config, output.states);
 }
 
 }  // namespace ringscan

@@ -6,6 +6,7 @@
 
 #include "core/buffer.hpp"
 #include "core/tensor_view.hpp"
+#include "engine/linear_layer.hpp"
 #include "engine/run_config.hpp"
 #include "engine/run_plan.hpp"
 #include "io/activation_file.hpp"
@@ -26,11 +27,12 @@ struct ShardInput {
   AnyView k;                ///< [batch, local tokens, shard KV heads, head_dim]
   AnyView v;                ///< [batch, local tokens, shard KV heads, v_dim]
   AnyView remainder_value;  ///< [1, 1, shard heads, v_dim] float32; data == nullptr where no head wants it
+  LinearInput linear;       ///< what its linear heads have besides
 };
 
-/// Collective.
-ShardInput read_shard(ActivationReader& reader, const RunPlan& plan, const ShardPlan& shard, int rank,
-                      const RunConfig& config, MemoryLedger* ledger);
+/// Collective. `initial` is the file of config.initial_state, null without one.
+ShardInput read_shard(ActivationReader& reader, ActivationReader* initial, const RunPlan& plan, const ShardPlan& shard,
+                      int rank, const RunConfig& config, MemoryLedger* ledger);
 
 /// What a rank computes for a shard. Heads without the statistic hold NaN there.
 struct ShardOutput {
@@ -42,6 +44,7 @@ struct ShardOutput {
   TensorView<float> lse;        ///< [batch, local tokens, shard heads, 1]; data == nullptr where not asked for
   TensorView<float> remainder;  ///< likewise
   TensorView<float> kept_mass;  ///< likewise
+  LinearStates states;          ///< of the shard's linear heads, where asked for and on the rank that has them
 };
 
 ShardOutput make_shard_output(const RunPlan& plan, const ShardPlan& shard, int rank, const RunConfig& config,
@@ -53,13 +56,14 @@ struct LayerOutput {
   DatasetInfo lse;
   DatasetInfo remainder;
   DatasetInfo kept_mass;
+  LinearStateOutput states;
 };
 
 /// Collective.
 LayerOutput create_layer_output(ActivationWriter& writer, const LayerShape& layer, const RunConfig& config);
 
 /// Collective.
-void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, const ShardPlan& shard, int rank,
-                 const RunConfig& config, const ShardOutput& output);
+void write_shard(ActivationWriter& writer, const LayerOutput& layer_output, const LayerShape& layer,
+                 const ShardPlan& shard, int rank, const RunConfig& config, const ShardOutput& output);
 
 }  // namespace ringscan

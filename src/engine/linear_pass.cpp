@@ -55,6 +55,9 @@ class LinearPass {
     if (with_output) task.o = task_.o;
     timed(result_.compute_seconds, [&] { kernels_.advance(task, task_.params, state, heartbeat); });
     if (!with_output) return;
+    const auto tokens = static_cast<double>(task_.k.shape[0] * task_.k.shape[1]);
+    result_.flops +=
+        linear_output_flops(tokens, static_cast<double>(task_.k.shape[3]), static_cast<double>(task_.v.shape[3]));
     if (on_progress_) on_progress_(static_cast<double>(slot + 1) / static_cast<double>(num_slots()));
   }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/ring_schedule.hpp"
+#include "core/error.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/kv_ring.hpp"
 #include "engine/ring_walk.hpp"
@@ -217,6 +218,9 @@ RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Ker
         using Params = std::decay_t<decltype(params)>;
         if constexpr (std::is_same_v<Params, SparseParams>) {
           return run_sparse_pass(task, params, transport, kernels, ledger, on_progress);
+        } else if constexpr (std::is_same_v<Params, LinearParams>) {
+          throw failure("linear attention carries a state and goes round no ring");
+          return RingPassResult{};
         } else
           return RingPass<Params>(task, params, transport, kernels, ledger, on_progress).run();
       },

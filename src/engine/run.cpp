@@ -12,6 +12,8 @@
 #include "core/system_memory.hpp"
 #include "engine/io_queue.hpp"
 #include "engine/layer_io.hpp"
+#include "engine/linear_layer.hpp"
+#include "kernels/linear_kernels.hpp"
 
 namespace ringscan {
 namespace {
@@ -34,11 +36,14 @@ int place_of(const std::vector<int>& heads, int head) {
 /// next and writes the last where the plan says that this overlaps.
 class Job {
  public:
-  Job(const RunConfig& config, const RunContext& context, ActivationReader& reader, Kernels& kernels, RunReport& report)
+  /// `initial` holds the states to go on from; null: none.
+  Job(const RunConfig& config, const RunContext& context, ActivationReader& reader, ActivationReader* initial,
+      Kernels& kernels, RunReport& report)
       : config_(config),
         context_(context),
         transport_(*context.transport),
         reader_(reader),
+        initial_(initial),
         kernels_(kernels),
         report_(report),
         plan_(report.plan) {}
@@ -59,7 +64,7 @@ class Job {
  private:
   std::future<ShardInput> start_reading(IoQueue& queue, std::size_t index) {
     return queue.submit<ShardInput>([this, index] {
-      return read_shard(reader_, plan_, plan_.shards[index], transport_.rank(), config_, &ledger_);
+      return read_shard(reader_, initial_, plan_, plan_.shards[index], transport_.rank(), config_, &ledger_);
     });
   }
 
@@ -67,7 +72,8 @@ class Job {
                                   std::shared_ptr<ShardOutput> output) {
     return queue.submit<void>([this, &writer, index, output = std::move(output)]() mutable {
       const ShardPlan& shard = plan_.shards[index];
-      write_shard(writer, outputs_[static_cast<std::size_t>(shard.layer)], shard, transport_.rank(), config_, *output);
+      const auto layer = static_cast<std::size_t>(shard.layer);
+      write_shard(writer, outputs_[layer], plan_.layers[layer], shard, transport_.rank(), config_, *output);
       output.reset();
     });
   }
@@ -94,7 +100,7 @@ class Job {
     if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
   }
 
-  void compute(const ShardPlan& shard, const ShardInput& input, const ShardOutput& output) {
+  void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output) {
     for (const PassPlan& pass : shard.passes) {
       for (const HeadGroup& group : pass.groups) run_group(shard, pass, group, input, output);
     }
@@ -109,12 +115,30 @@ class Job {
   }
 
   void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
-                 const ShardOutput& output) {
+                 ShardOutput& output) {
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
     std::vector<HeadSlot> slots;
     for (const int head : group.heads) {
       slots.push_back({place_of(shard.heads, head), place_of(shard.kv_heads, layer.kv_head_of(head))});
     }
+    const double share = share_of(pass, group);
+    const PassProgress on_progress = [&](double fraction) {
+      if (context_.on_progress)
+        context_.on_progress(behind_ + share * fraction, layer.name.empty() ? "attention" : "layer " + layer.name);
+    };
+    if (carries_state(pass.mechanism)) {
+      const LinearGroupTask task{&config_, &layer,  &shard,  &pass,         &group,   slots,
+                                 input.q,  input.k, input.v, &input.linear, output.o, &output.states};
+      add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
+    } else {
+      add_result(
+          run_ring_pass(ring_task(shard, pass, slots, input, output), transport_, kernels_, &ledger_, on_progress));
+    }
+    behind_ += share;
+  }
+
+  RingPassTask ring_task(const ShardPlan& shard, const PassPlan& pass, std::span<const HeadSlot> slots,
+                         const ShardInput& input, const ShardOutput& output) const {
     RingPassTask task;
     task.layout = &shard.layout;
     task.mechanism = pass.mechanism;
@@ -129,14 +153,10 @@ class Job {
     task.wants_kept_mass = config_.want_kept_mass;
     task.kept_mass = output.kept_mass;
     task.remainder_value = input.remainder_value;
+    return task;
+  }
 
-    const double share = share_of(pass, group);
-    const PassProgress on_progress = [&](double fraction) {
-      if (context_.on_progress)
-        context_.on_progress(behind_ + share * fraction, layer.name.empty() ? "attention" : "layer " + layer.name);
-    };
-    const RingPassResult result = run_ring_pass(task, transport_, kernels_, &ledger_, on_progress);
-    behind_ += share;
+  void add_result(const RingPassResult& result) {
     report_.computed_flops += result.flops;
     report_.kept_mass += result.kept_mass;
     report_.stats += result.stats;
@@ -152,6 +172,7 @@ class Job {
   const RunContext& context_;
   Transport& transport_;
   ActivationReader& reader_;
+  ActivationReader* initial_;
   Kernels& kernels_;
   RunReport& report_;
   const RunPlan& plan_;
@@ -188,7 +209,7 @@ void reduce(RunReport& report, Transport& transport) {
 }
 
 RunPlan plan_run(const RunConfig& config, const RunContext& context, const ActivationReader& reader,
-                 const Kernels& kernels) {
+                 const ActivationReader* initial, const Kernels& kernels) {
   Transport& transport = *context.transport;
   PlanResources resources;
   resources.world_size = transport.world_size();
@@ -202,6 +223,9 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
     std::vector<LayerShape> layers;
     for (const std::string& name : reader.layers(config.layers)) layers.push_back(inspect_layer(reader, name, config));
     plan = make_run_plan(config, layers, resources, kernels);
+    for (const LayerShape& layer : layers) {
+      if (initial != nullptr) check_initial_state(*initial, layer, config);
+    }
   });
   return plan;
 }
@@ -239,12 +263,15 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   report.is_parallel_io = access->is_parallel();
 
   ActivationReader reader(*access, config.input);
-  report.plan = plan_run(config, context, reader, *kernels);
+  std::optional<ActivationReader> initial_file;
+  if (!config.initial_state.empty()) initial_file.emplace(*access, config.initial_state);
+  ActivationReader* initial = initial_file ? &*initial_file : nullptr;
+  report.plan = plan_run(config, context, reader, initial, *kernels);
   if (config.dry_run) return report;
 
   std::optional<ActivationWriter> writer;
   writer.emplace(*access, config.output, config.overwrite);
-  Job job(config, context, reader, *kernels, report);
+  Job job(config, context, reader, initial, *kernels, report);
   job.work(*writer);
   report.total_seconds = transport.RankGroup::all_reduce(total.seconds(), ReduceOp::kMax);
   write_attributes(*writer, config, report);

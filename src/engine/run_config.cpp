@@ -61,6 +61,23 @@ std::string params_text(const SparseParams& params) {
          setting_line("sparse.count", params.count == SparseCount::kTotal ? "total" : "visible");
 }
 
+std::string params_text(const LinearParams& params) {
+  constexpr const char* kDecays[] = {"none", "head", "token"};
+  return setting_line("linear.decay", kDecays[static_cast<int>(params.decay)]) +
+         setting_line("linear.feature-map", params.feature_map == FeatureMap::kElu1 ? "elu1" : "identity") +
+         setting_line("linear.normalizer", params.normalizer == Normalizer::kZ ? "z" : "none");
+}
+
+/// What linear heads have beside their parameters.
+std::string linear_text(const RunConfig& config) {
+  std::string decays;
+  for (const double decay : config.linear_head_decay) decays += (decays.empty() ? "" : ",") + number_text(decay);
+  std::string lines;
+  if (!decays.empty()) lines += setting_line("linear.head-decay", decays);
+  if (config.linear_scale) lines += setting_line("linear.scale", number_text(*config.linear_scale));
+  return lines;
+}
+
 /// One option for all mechanisms that have it.
 std::string causal_text(const RunConfig& config) {
   for (const HeadAssignment& assignment : config.assignments) {
@@ -77,6 +94,7 @@ std::string outputs_text(const RunConfig& config) {
   if (config.want_lse) list = "lse";
   if (config.want_remainder) list += list.empty() ? "remainder" : ",remainder";
   if (config.want_kept_mass) list += list.empty() ? "kept_mass" : ",kept_mass";
+  if (config.want_state) list += list.empty() ? "state" : ",state";
   return list.empty() ? "" : setting_line("outputs", list);
 }
 
@@ -93,11 +111,13 @@ std::string RunConfig::text() const {
     lines += std::visit([](const auto& params) { return params_text(params); }, assignment.mechanism);
   }
   lines += causal_text(*this);
+  lines += linear_text(*this);
   if (scale) lines += setting_line("scale", number_text(*scale));
   lines += setting_line("backend", backend);
   lines += setting_line("layout", layout ? name_of(*layout) : "auto");
   lines += setting_line("reproducible", on_off(reproducible));
   lines += outputs_text(*this);
+  if (!initial_state.empty()) lines += setting_line("initial-state", initial_state);
   if (output_dtype) lines += setting_line("output-dtype", name_of(*output_dtype));
   lines += setting_line("overwrite", on_off(overwrite));
   lines += setting_line("allow-nonfinite", on_off(allow_nonfinite));

@@ -36,6 +36,10 @@ struct RunConfig {
   bool want_lse = false;
   bool want_remainder = false;
   bool want_kept_mass = false;
+  bool want_state = false;                  ///< what a later run goes on from
+  std::string initial_state;                ///< a file with what an earlier one left; empty: none
+  std::optional<double> linear_scale;       ///< of linear heads; none: `scale`
+  std::vector<double> linear_head_decay;    ///< Decay::kHead: log decays <= 0, one a linear head
   std::optional<ElementType> output_dtype;  ///< default: the input's
   bool overwrite = false;
   bool allow_nonfinite = false;

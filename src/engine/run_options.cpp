@@ -17,6 +17,7 @@ struct Draft {
   StickBreakingParams stick;
   CogParams cog;
   SparseParams sparse;
+  LinearParams linear;
   std::string mechanism;
   std::map<std::string, std::vector<int>, std::less<>> heads;  // by mechanism
 };
@@ -32,8 +33,9 @@ constexpr MechanismChoice kMechanisms[] = {
     {"stick-breaking", [](const Draft& draft) -> Mechanism { return draft.stick; }},
     {"cog", [](const Draft& draft) -> Mechanism { return draft.cog; }},
     {"sparse", [](const Draft& draft) -> Mechanism { return draft.sparse; }},
+    {"linear", [](const Draft& draft) -> Mechanism { return draft.linear; }},
 };
-constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog or sparse";
+constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse or linear";
 
 template <typename Value>
 Value parse_choice(const Setting& setting, std::initializer_list<std::pair<std::string_view, Value>> choices,
@@ -63,7 +65,7 @@ void set_mechanism(Draft& draft, const Setting& setting) {
   for (const MechanismChoice& choice : kMechanisms) {
     if (setting.value == choice.name) draft.mechanism = choice.name;
   }
-  for (const char* name : {"linear", "ssm", "mamba", "chela"}) {
+  for (const char* name : {"ssm", "mamba", "chela"}) {
     if (setting.value == name && draft.mechanism.empty()) {
       throw bad_input(setting.where + ": " + name + " is not in this version, want " + std::string(kMechanismNames));
     }
@@ -77,7 +79,7 @@ void set_heads(Draft& draft, const Setting& setting) {
 }
 
 void set_outputs(Draft& draft, const Setting& setting) {
-  constexpr const char* kWanted = "a list of lse, remainder, kept_mass";
+  constexpr const char* kWanted = "a list of lse, remainder, kept_mass, state";
   for (const std::string& output : split_list(setting, kWanted)) {
     if (output == "lse") {
       draft.config.want_lse = true;
@@ -85,6 +87,8 @@ void set_outputs(Draft& draft, const Setting& setting) {
       draft.config.want_remainder = true;
     } else if (output == "kept_mass") {
       draft.config.want_kept_mass = true;
+    } else if (output == "state") {
+      draft.config.want_state = true;
     } else {
       throw wrong_value(setting, kWanted);
     }
@@ -111,6 +115,16 @@ double parse_epsilon(const Setting& setting) {
   return epsilon;
 }
 
+void set_head_decays(Draft& draft, const Setting& setting) {
+  constexpr const char* kWanted = "a list of log decays of 0 or less, one a linear head";
+  draft.config.linear_head_decay.clear();
+  for (const std::string& item : split_list(setting, kWanted)) {
+    const double decay = parse_number({setting.name, item, setting.where}, kWanted);
+    if (!(decay <= 0.0)) throw wrong_value(setting, kWanted);
+    draft.config.linear_head_decay.push_back(decay);
+  }
+}
+
 using Apply = void (*)(Draft&, const Setting&);
 
 struct RunOption {
@@ -128,8 +142,10 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
       {{"outputs", "LIST",
         "results beside o: lse (softmax, cog, sparse), remainder (stick-breaking), kept_mass (sparse), "
-        "comma-separated"},
+        "state (linear: what a later run goes on from), comma-separated"},
        set_outputs},
+      {{"initial-state", "FILE", "go on from the state that an earlier run of the same layers left (outputs = state)"},
+       [](Draft& d, const Setting& s) { d.config.initial_state = parse_text(s, "a file name"); }},
       {{"output-dtype", "TYPE", "float64, float32, float16 or bfloat16 (default: the input's)"},
        [](Draft& d, const Setting& s) {
          d.config.output_dtype = parse_in_place(s, [](const std::string& name) { return parse_element_type(name); });
@@ -146,11 +162,13 @@ const std::vector<RunOption>& file_options() {
 
 const std::vector<RunOption>& mechanism_options() {
   static const std::vector<RunOption> options = {
-      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog or sparse"}, set_mechanism},
+      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog, sparse or linear"},
+       set_mechanism},
       {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"}, set_heads},
       {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"}, set_heads},
       {{"heads.cog", "HEADS", "a hybrid: the heads that have cog"}, set_heads},
       {{"heads.sparse", "HEADS", "a hybrid: the heads that have n^C-sparse attention"}, set_heads},
+      {{"heads.linear", "HEADS", "a hybrid: the heads that have linear attention with decay"}, set_heads},
       {{"causal", "on|off", "keys up to the query alone (default on; off: softmax and cog only)", true},
        [](Draft& d, const Setting& s) { d.softmax.causal = d.cog.causal = parse_switch(s); }},
       {{"softmax.window", "TOKENS", "only keys under this far from the query (default 0: all)"},
@@ -174,6 +192,31 @@ const std::vector<RunOption>& mechanism_options() {
        }},
       {{"scale", "NUMBER", "factor on <q, k> (default 1/sqrt(head_dim))"},
        [](Draft& d, const Setting& s) { d.config.scale = parse_number(s, "a finite number"); }},
+  };
+  return options;
+}
+
+const std::vector<RunOption>& linear_options() {
+  static const std::vector<RunOption> options = {
+      {{"linear.decay", "NAME",
+        "how a state decays: none (default), head (linear.head-decay) or token (log_decay of the file)"},
+       [](Draft& d, const Setting& s) {
+         d.linear.decay = parse_choice<Decay>(
+             s, {{"none", Decay::kNone}, {"head", Decay::kHead}, {"token", Decay::kToken}}, "none, head or token");
+       }},
+      {{"linear.head-decay", "LIST", "constant log decays, 0 or less, one a linear head in order"}, set_head_decays},
+      {{"linear.feature-map", "NAME", "on q and k: identity (default) or elu1 (elu(x) + 1)"},
+       [](Draft& d, const Setting& s) {
+         d.linear.feature_map = parse_choice<FeatureMap>(
+             s, {{"identity", FeatureMap::kIdentity}, {"elu1", FeatureMap::kElu1}}, "identity or elu1");
+       }},
+      {{"linear.normalizer", "NAME", "what an output is divided by: none (default) or z (<q, sum of k>)"},
+       [](Draft& d, const Setting& s) {
+         d.linear.normalizer =
+             parse_choice<Normalizer>(s, {{"none", Normalizer::kNone}, {"z", Normalizer::kZ}}, "none or z");
+       }},
+      {{"linear.scale", "NUMBER", "factor on q of linear heads (default: as scale)"},
+       [](Draft& d, const Setting& s) { d.config.linear_scale = parse_number(s, "a finite number"); }},
   };
   return options;
 }
@@ -236,6 +279,7 @@ const std::vector<RunOption>& all_options() {
     std::vector<RunOption> all = file_options();
     all.insert(all.end(), mechanism_options().begin(), mechanism_options().end());
     all.insert(all.end(), sparse_options().begin(), sparse_options().end());
+    all.insert(all.end(), linear_options().begin(), linear_options().end());
     all.insert(all.end(), execution_options().begin(), execution_options().end());
     return all;
   }();
@@ -313,12 +357,39 @@ void check_mechanism_options(const Draft& draft, const Given& given) {
   }
 }
 
+/// What linear heads need to have together.
+void check_linear(const Draft& draft, const Given& given) {
+  const auto& assignments = draft.config.assignments;
+  const auto is_state = [](const HeadAssignment& assignment) { return carries_state(assignment.mechanism); };
+  const bool has_linear = std::any_of(assignments.begin(), assignments.end(), is_state);
+  if (draft.config.want_state && !has_linear) {
+    throw bad_input(given.at("outputs")->where + ": found state, which linear alone has, and no head has linear");
+  }
+  if (!draft.config.initial_state.empty() && !has_linear) {
+    throw bad_input(given.at("initial-state")->where + ": no head has a state, want it left out or a head with linear");
+  }
+  if (draft.config.layout == LayoutKind::kZigzag && std::all_of(assignments.begin(), assignments.end(), is_state)) {
+    throw bad_input(given.at("layout")->where + ": found zigzag, want contiguous or auto where a state is carried");
+  }
+  if (!has_linear) return;
+  const bool by_head = draft.linear.decay == Decay::kHead;
+  if (by_head && draft.config.linear_head_decay.empty()) {
+    throw bad_input(given.at("linear.decay")->where + ": found head, want linear.head-decay with it");
+  }
+  if (!by_head && !draft.config.linear_head_decay.empty()) {
+    throw bad_input(given.at("linear.head-decay")->where + ": want it with linear.decay = head alone");
+  }
+}
+
 void check_files(const RunConfig& config) {
   if (config.input.empty()) throw bad_input("no input: want --input FILE");
   if (config.output.empty() && !config.dry_run) throw bad_input("no output: want --output FILE (or --dry-run)");
   const auto plain = [](const std::string& name) { return std::filesystem::path(name).lexically_normal(); };
   if (plain(config.output) == plain(config.input)) {
     throw bad_input("output: found " + config.output + ", which is the input too, want another file");
+  }
+  if (!config.initial_state.empty() && plain(config.initial_state) == plain(config.output)) {
+    throw bad_input("output: found " + config.output + ", which is the initial state too, want another file");
   }
   if (!config.report.empty() &&
       (plain(config.report) == plain(config.input) || plain(config.report) == plain(config.output))) {
@@ -349,6 +420,7 @@ RunConfig make_run_config(const std::vector<Setting>& settings) {
   }
   assign_heads(draft, given);
   check_mechanism_options(draft, given);
+  check_linear(draft, given);
   check_files(draft.config);
   if (draft.config.reproducible && draft.config.layout == LayoutKind::kZigzag) {
     throw bad_input(given.at("layout")->where + ": found zigzag with reproducible, want layout auto or contiguous");

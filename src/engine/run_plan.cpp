@@ -6,8 +6,10 @@
 #include <numeric>
 
 #include "comm/ring_schedule.hpp"
+#include "comm/scan_schedule.hpp"
 #include "core/error.hpp"
 #include "core/units.hpp"
+#include "engine/linear_layer.hpp"
 #include "engine/sparse_pass.hpp"
 #include "mechanism/growing_window.hpp"
 
@@ -28,6 +30,7 @@ std::int64_t key_block_for(const RunConfig& config, std::int64_t longest_seq_len
 }
 
 LayoutKind layout_for(const RunConfig& config, const Mechanism& mechanism, int world_size) {
+  if (carries_state(mechanism)) return LayoutKind::kContiguous;
   if (config.layout) return *config.layout;
   if (config.reproducible || world_size == 1) return LayoutKind::kContiguous;
   if (const auto* stick = std::get_if<StickBreakingParams>(&mechanism)) {
@@ -122,12 +125,42 @@ Journey measure_journey(const SequenceLayout& layout, const Band& band, const Re
   return journey;
 }
 
-/// Fills in what follows from a pass's heads, groups and layout.
-void measure_pass(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout) {
-  const Band band = band_of(pass.mechanism);
-  const std::int64_t heads = std::accumulate(
+std::int64_t count_heads(const PassPlan& pass) {
+  return std::accumulate(
       pass.groups.begin(), pass.groups.end(), std::int64_t{0},
       [](std::int64_t sum, const HeadGroup& g) { return sum + static_cast<std::int64_t>(g.heads.size()); });
+}
+
+/// One head's state.
+LinearShape state_shape(const LinearParams& params, const LayerShape& layer) {
+  return {layer.batch, 1, layer.head_dim, layer.v_dim, params.normalizer == Normalizer::kZ};
+}
+
+/// measure_pass() for a mechanism that carries a state.
+void measure_scan(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout,
+                  const Kernels& kernels) {
+  const auto& params = std::get<LinearParams>(pass.mechanism);
+  const std::int64_t heads = count_heads(pass);
+  const auto rows = static_cast<double>(layer.batch * layer.seq_len) * static_cast<double>(heads);
+  pass.scale = config.linear_scale.value_or(pass.scale);
+  pass.flops = linear_output_flops(rows, static_cast<double>(layer.head_dim), static_cast<double>(layer.v_dim));
+  std::int64_t messages = 0;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    const auto kind = config.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
+    const ScanSchedule schedule = make_scan_schedule(kind, layout, rank);
+    pass.ring_steps = std::max(pass.ring_steps, static_cast<int>(schedule.size()));
+    messages += std::count_if(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
+  }
+  pass.moved_bytes =
+      static_cast<std::size_t>(messages * heads) * kernels.linear().state_bytes(state_shape(params, layer));
+}
+
+/// Fills in what follows from a pass's heads, groups and layout.
+void measure_pass(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout,
+                  const Kernels& kernels) {
+  if (carries_state(pass.mechanism)) return measure_scan(config, pass, layer, layout, kernels);
+  const Band band = band_of(pass.mechanism);
+  const std::int64_t heads = count_heads(pass);
   const std::int64_t kv_heads = std::accumulate(
       pass.groups.begin(), pass.groups.end(), std::int64_t{0},
       [](std::int64_t sum, const HeadGroup& g) { return sum + static_cast<std::int64_t>(g.kv_heads.size()); });
@@ -232,6 +265,18 @@ std::size_t partial_bytes(const PassPlan& pass, const HeadGroup& group, const La
   return most;
 }
 
+/// What a scan holds: its heads' states, and the kernels' scratch.
+void add_scan_memory(const RunConfig& config, const PassPlan& pass, const HeadGroup& group, const LayerShape& layer,
+                     const Kernels& kernels, MemoryPlan& memory) {
+  const std::size_t heads = group.heads.size();
+  const std::size_t states =
+      linear_pass_states(heads, config.reproducible) + (config.initial_state.empty() ? 0 : heads);
+  const std::size_t bytes = kernels.linear().state_bytes(state_shape(std::get<LinearParams>(pass.mechanism), layer));
+  memory.partial_bytes = std::max(memory.partial_bytes, states * bytes);
+  memory.scratch_bytes =
+      std::max(memory.scratch_bytes, kernels.linear().linear_scratch_bytes(layer.head_dim, layer.v_dim));
+}
+
 MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& layers,
                        const std::vector<ShardPlan>& shards, bool overlaps_io, std::int64_t key_block,
                        const Kernels& kernels) {
@@ -245,7 +290,8 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& l
         static_cast<std::size_t>(config.want_lse + config.want_remainder + config.want_kept_mass) * sizeof(float);
     const std::size_t o_bytes =
         shard.heads.size() * (static_cast<std::size_t>(layer.v_dim) * size_of(layer.o_type) + statistics);
-    memory.input_bytes = std::max(memory.input_bytes, rows * (q_bytes + kv_bytes));
+    const std::size_t linear_bytes = linear_io_bytes(config, layer, shard, shard.layout.max_local_tokens());
+    memory.input_bytes = std::max(memory.input_bytes, rows * (q_bytes + kv_bytes) + linear_bytes);
     memory.output_bytes = std::max(memory.output_bytes, rows * o_bytes);
     const std::size_t staging =
         rows * std::max(shard.heads.size() * static_cast<std::size_t>(layer.head_dim) * layer.q_staging,
@@ -255,6 +301,10 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& l
       memory.scratch_bytes =
           std::max(memory.scratch_bytes, kernels.scratch_bytes(layer.head_dim, layer.v_dim, key_block) + staging);
       for (const HeadGroup& group : pass.groups) {
+        if (carries_state(pass.mechanism)) {
+          add_scan_memory(config, pass, group, layer, kernels, memory);
+          continue;
+        }
         const std::size_t travels = pass.moved_bytes > 0 ? 2 : 0;
         memory.kv_bytes = std::max(memory.kv_bytes, travels * rows * group.kv_heads.size() * kv_token_bytes(layer));
         memory.partial_bytes = std::max(memory.partial_bytes, partial_bytes(pass, group, layer, shard.layout, kernels));
@@ -295,7 +345,10 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
   plan.layers = layers;
   plan.memory_limit_bytes = resources.memory_limit_bytes;
   std::int64_t longest = 0;
-  for (const LayerShape& layer : layers) longest = std::max(longest, layer.seq_len);
+  for (const LayerShape& layer : layers) {
+    longest = std::max(longest, layer.seq_len);
+    check_head_decays(config, layer);
+  }
   plan.key_block = key_block_for(config, longest);
 
   bool fits = false;
@@ -303,7 +356,7 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
     plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
     for (ShardPlan& shard : plan.shards) {
       const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];
-      for (PassPlan& pass : shard.passes) measure_pass(config, pass, layer, shard.layout);
+      for (PassPlan& pass : shard.passes) measure_pass(config, pass, layer, shard.layout, kernels);
     }
     plan.overlaps_io = cut.overlaps_io && plan.shards.size() > 1;
     plan.memory = plan_memory(config, layers, plan.shards, plan.overlaps_io, plan.key_block, kernels);

@@ -138,8 +138,9 @@ std::string describe(const RunPlan& plan) {
       out << "  " << name_of(pass.mechanism) << " heads " << pass_heads(pass) << ": " << name_of(shard.layout.kind())
           << ", at most " << shard.layout.max_local_tokens() << " tokens a rank, " << pass.groups.size()
           << (pass.groups.size() == 1 ? " head group, " : " head groups, ") << pass.ring_steps
-          << (pass.ring_steps == 1 ? " ring step, " : " ring steps, ") << format("%.3g TFLOP", pass.flops * 1e-12)
-          << ", " << human_bytes(pass.moved_bytes) << " of KV moved\n";
+          << (carries_state(pass.mechanism) ? " scan" : " ring") << (pass.ring_steps == 1 ? " step, " : " steps, ")
+          << format("%.3g TFLOP", pass.flops * 1e-12) << ", " << human_bytes(pass.moved_bytes)
+          << (carries_state(pass.mechanism) ? " of states moved\n" : " of KV moved\n");
     }
   }
   const MemoryPlan& memory = plan.memory;
@@ -167,7 +168,7 @@ std::string summarize(const RunReport& report) {
        format("%.3f TFLOP/s together (%.1f GFLOP/s a rank)", report.tflops(),
               report.tflops() * 1e3 / report.plan.world_size));
   line("exchange", report.exposed_seconds,
-       human_bytes(report.sent_bytes) + " of KV moved; the time is what computing did not hide");
+       human_bytes(report.sent_bytes) + " moved; the time is what computing did not hide");
   line("finish", report.finish_seconds, "");
   line("write", report.write_seconds, human_bytes(report.written_bytes) + ", " + exposed(report.write_wait_seconds));
   line("total", report.total_seconds, "");

@@ -9,6 +9,7 @@
 #include "engine/row_sample.hpp"
 #include "engine/run_config.hpp"
 #include "engine/verify_head.hpp"
+#include "engine/verify_linear.hpp"
 #include "io/activation_file.hpp"
 #include "kernels/reference/streamed_row.hpp"
 
@@ -149,15 +150,17 @@ void merge(DatasetCheck& check, RankGroup& group) {
 /// The rows of one mechanism's heads, as they are checked by this rank.
 class AssignmentCheck {
  public:
-  AssignmentCheck(const LayerFiles& files, const Mechanism& mechanism, double scale, const VerifyRequest& request)
-      : files_(files), mechanism_(mechanism), scale_(scale) {
-    const char* statistic = has_lse(mechanism) ? "lse" : "remainder";
+  /// `linear` is read for linear heads, else null.
+  AssignmentCheck(const LayerFiles& files, const LinearFiles* linear, const Mechanism& mechanism, double scale,
+                  const VerifyRequest& request)
+      : files_(files), linear_(linear), mechanism_(mechanism), scale_(scale) {
+    const char* statistic = has_lse(mechanism) ? "lse" : has_remainder(mechanism) ? "remainder" : "state";
     const double epsilon = epsilon_of(mechanism);
     o_.dataset = "o";
     o_.bound = request.tolerance.value_or(bound_of(files.o.type)) + epsilon;
     statistic_.dataset = statistic;
     statistic_.bound = kStatisticBound + epsilon;
-    statistic_info_ = find_statistic(files, statistic);
+    statistic_info_ = linear != nullptr ? linear->state : find_statistic(files, statistic);
     kept_mass_.dataset = "kept_mass";
     kept_mass_.bound = kStatisticBound;
     if (std::holds_alternative<SparseParams>(mechanism)) kept_mass_info_ = find_statistic(files, "kept_mass");
@@ -169,6 +172,7 @@ class AssignmentCheck {
 
   /// Not collective.
   void check(std::int64_t batch, int head, std::span<const std::int64_t> rows) {
+    if (linear_ != nullptr) return check_linear(batch, head, rows);
     const std::size_t at_once = rows_at_once(mechanism_, files_.shape.seq_len);
     for (std::size_t first = 0; first < rows.size(); first += at_once) {
       const auto part = rows.subspan(first, std::min(at_once, rows.size() - first));
@@ -196,12 +200,21 @@ class AssignmentCheck {
   }
 
  private:
+  void check_linear(std::int64_t batch, int head, std::span<const std::int64_t> rows) {
+    if (rows.empty()) return;
+    const HeadTask task{mechanism_, scale_, batch, head, std::nullopt, std::nullopt, rows};
+    const HeadErrors errors = check_linear_head(files_, *linear_, task);
+    for (std::size_t i = 0; i < rows.size(); ++i) add(o_, {batch, rows[i], head, errors.o[i]});
+    for (const double error : errors.statistic) add(statistic_, {batch, files_.shape.seq_len - 1, head, error});
+  }
+
   static void add(DatasetCheck& check, const RowError& row) {
     ++check.rows;
     keep_worst(check, row);
   }
 
   const LayerFiles& files_;
+  const LinearFiles* linear_;
   const Mechanism& mechanism_;
   double scale_;
   std::optional<DatasetInfo> statistic_info_;
@@ -211,11 +224,13 @@ class AssignmentCheck {
   DatasetCheck kept_mass_;
 };
 
-/// This rank's share of a head's rows. The heavy late rows go round the ranks, beginning elsewhere for each head.
-std::vector<std::int64_t> rows_of_rank(const std::vector<std::int64_t>& rows, std::int64_t slot,
+/// This rank's share of a head's rows. The heavy late rows go round the ranks, beginning elsewhere for each head; a
+/// recurrence goes over all tokens for any row, so that a rank has all of a head or none.
+std::vector<std::int64_t> rows_of_rank(const std::vector<std::int64_t>& rows, std::int64_t slot, bool is_recurrence,
                                        const RankGroup& group) {
   std::vector<std::int64_t> mine;
   const std::int64_t ranks = group.world_size();
+  if (is_recurrence) return slot % ranks == group.rank() ? rows : mine;
   for (std::int64_t i = (group.rank() + slot) % ranks; i < static_cast<std::int64_t>(rows.size()); i += ranks) {
     mine.push_back(rows[static_cast<std::size_t>(i)]);
   }
@@ -230,20 +245,25 @@ std::vector<int> heads_of(const HeadAssignment& assignment, int num_heads) {
 
 /// Collective.
 void verify_layer(const VerifyRequest& request, const RunConfig& config, const LayerFiles& files,
-                  std::uint64_t layer_seed, RankGroup& group, std::vector<DatasetCheck>& checks) {
+                  ActivationReader* initial, std::uint64_t layer_seed, RankGroup& group,
+                  std::vector<DatasetCheck>& checks) {
   const LayerShape& shape = files.shape;
   const double scale = config.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
   const std::int64_t rows_a_head =
       request.rows ? ceil_div(*request.rows, std::max<std::int64_t>(1, shape.batch * shape.num_heads)) : shape.seq_len;
   for (const HeadAssignment& assignment : config.assignments) {
     std::optional<AssignmentCheck> check;
+    const bool is_recurrence = carries_state(assignment.mechanism);
+    std::optional<LinearFiles> linear;
+    if (is_recurrence) linear = open_linear_files(files, initial, config);
+    const double own_scale = is_recurrence ? config.linear_scale.value_or(scale) : scale;
     run_collectively(group, [&] {
-      check.emplace(files, assignment.mechanism, scale, request);
+      check.emplace(files, linear ? &*linear : nullptr, assignment.mechanism, own_scale, request);
       for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
         for (const int head : heads_of(assignment, shape.num_heads)) {
           const std::int64_t slot = batch * shape.num_heads + head;
           const auto rows = sample_rows(shape.seq_len, rows_a_head, layer_seed + static_cast<std::uint64_t>(slot));
-          check->check(batch, head, rows_of_rank(rows, slot, group));
+          check->check(batch, head, rows_of_rank(rows, slot, is_recurrence, group));
         }
       }
     });
@@ -272,12 +292,14 @@ VerifyReport verify(const VerifyRequest& request, FileAccess& access) {
     report.backend = attribute(output, "backend");
     for (const std::string& layer : output.layers()) layers.push_back(open_layer(input, output, layer, config));
   });
+  std::optional<ActivationReader> initial;
+  if (!config.initial_state.empty()) initial.emplace(access, config.initial_state);
   std::uint64_t layer_seed = request.seed;
   for (LayerFiles& files : layers) {
     files.largest_v = find_largest_v(files, group);
     files.remainder_vectors = read_remainder_vectors(files, config);
     layer_seed = layer_seed * 6364136223846793005u + 1442695040888963407u;  // apart for each layer
-    verify_layer(request, config, files, layer_seed, group, report.checks);
+    verify_layer(request, config, files, initial ? &*initial : nullptr, layer_seed, group, report.checks);
   }
   report.seconds = group.all_reduce(watch.seconds(), ReduceOp::kMax);
   return report;

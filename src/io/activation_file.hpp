@@ -53,6 +53,8 @@ class ActivationReader {
   ActivationReader(ActivationReader&&) noexcept;
 
   const std::string& path() const;
+  /// The ranks that have it open.
+  RankGroup& group() const;
   /// Names of the layer groups that match the glob, in natural order ("2" before "10"); {""} for datasets at the root.
   /// Not collective (like the next three: what they return was read, and agreed on, when the file was opened).
   /// @throws Error(kBadInput) where none matches.

@@ -102,6 +102,7 @@ class ActivationReader::Impl {
   }
 
   const std::string& path() const { return path_; }
+  RankGroup& group() const { return access_.group(); }
   const Catalogue& catalogue() const { return catalogue_; }
   const TransferRecord& record() const { return record_; }
 
@@ -110,7 +111,6 @@ class ActivationReader::Impl {
   std::vector<double> read_head(const DatasetInfo& dataset, std::int64_t batch, const TokenRun& run, std::int64_t head);
 
  private:
-  RankGroup& group() const { return access_.group(); }
   const CatalogueEntry& entry_of(const DatasetInfo& dataset) const {
     const CatalogueEntry* entry = catalogue_.find(dataset.path);
     if (entry == nullptr) throw bad_input(subject_of(path_, dataset.path) + " is missing");
@@ -271,6 +271,10 @@ ActivationReader::ActivationReader(ActivationReader&&) noexcept = default;
 
 const std::string& ActivationReader::path() const {
   return impl_->path();
+}
+
+RankGroup& ActivationReader::group() const {
+  return impl_->group();
 }
 
 std::vector<std::string> ActivationReader::layers(const std::string& glob) const {

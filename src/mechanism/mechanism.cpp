@@ -17,6 +17,9 @@ std::string_view name_of(const CogParams&) {
 std::string_view name_of(const SparseParams&) {
   return "sparse";
 }
+std::string_view name_of(const LinearParams&) {
+  return "linear";
+}
 
 }  // namespace
 
@@ -46,12 +49,24 @@ Band band_of(const SparseParams&) {
   return {0, Band::kUnbounded};
 }
 
+Band band_of(const LinearParams&) {
+  return {0, Band::kUnbounded};
+}
+
 Band band_of(const Mechanism& mechanism) {
   return std::visit([](const auto& params) { return band_of(params); }, mechanism);
 }
 
 bool has_lse(const Mechanism& mechanism) {
-  return !std::holds_alternative<StickBreakingParams>(mechanism);
+  return !has_remainder(mechanism) && !carries_state(mechanism);
+}
+
+bool has_remainder(const Mechanism& mechanism) {
+  return std::holds_alternative<StickBreakingParams>(mechanism);
+}
+
+bool carries_state(const Mechanism& mechanism) {
+  return std::holds_alternative<LinearParams>(mechanism);
 }
 
 bool is_ordered(const Mechanism& mechanism) {

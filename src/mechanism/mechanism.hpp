@@ -62,7 +62,8 @@ struct LinearParams {
   friend bool operator==(const LinearParams&, const LinearParams&) = default;
 };
 
-using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams, SparseParams>;
+/// Two families: keys and values go round a ring, or (linear attention) a state is carried along the ranks by a scan.
+using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams, SparseParams, LinearParams>;
 
 /// "softmax", "stick-breaking", ...: as on the command line.
 std::string_view name_of(const Mechanism& mechanism);
@@ -73,11 +74,17 @@ Band band_of(const StickBreakingParams& params);
 Band band_of(const CogParams& params);
 /// Keys up to the query: which of them are kept, GrowingWindow and the scores say.
 Band band_of(const SparseParams& params);
+/// A token's state holds itself and all before it.
+Band band_of(const LinearParams& params);
 Band band_of(const Mechanism& mechanism);
 
-/// True where the row's statistic is lse (softmax, cog, sparse: of the kept keys); else it is the remainder
-/// (stick-breaking).
+/// True where the row's statistic is lse (softmax, cog, sparse: of the kept keys).
 bool has_lse(const Mechanism& mechanism);
+/// True where it is the remainder (stick-breaking).
+bool has_remainder(const Mechanism& mechanism);
+
+/// True where a state is carried along the ranks, and no keys go round.
+bool carries_state(const Mechanism& mechanism);
 
 /// True where partial results must be joined in the order of their keys.
 bool is_ordered(const Mechanism& mechanism);

@@ -1,11 +1,13 @@
 #!/usr/bin/python3
-"""Makes real_layer1.h5 and layer0.sha256 beside it from the small trained language model of the design material.
+"""Makes real_layer1.h5, real_layer1_linear.h5 and layer0.sha256 beside it from the small trained language model of the
+design material.
 
-  tests/data/make_sample.py SHARED_DATA_FOLDER
+  tests/data/make_sample.py SHARED_DATA_FOLDER [--linear-only]
 
 Runs SHARED_DATA_FOLDER/make_activations.py on its text.bin and keeps what the tests need: layer 1 (its inputs have been
-through layer 0's attention, so no two tokens are alike), heads 0-1 (softmax) and 2-3 (stick-breaking). Then once more on
-the first bytes of scripts/data/text.xz, repeated, and keeps a hash of layer 0. Needs numpy and h5py.
+through layer 0's attention, so no two tokens are alike): heads 0-1 (softmax) and 2-3 (stick-breaking) in one file, heads
+6-7 (linear attention with their log decays) in another, which --linear-only makes alone. Then once more on the first
+bytes of scripts/data/text.xz, repeated, and keeps a hash of layer 0. Needs numpy and h5py.
 """
 import hashlib
 import lzma
@@ -20,6 +22,7 @@ import numpy as np
 SEQ_LEN = 449  # a prime: no number of ranks or tiles divides it
 LAYER = "layers/1"
 HEADS = slice(0, 4)
+LINEAR_HEADS = slice(6, 8)
 LAYER0_TEXT_BYTES = 700  # so that the text is repeated
 LAYER0_SEQ_LEN = 9001    # over one block of scripts/make-demo-activations
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -46,17 +49,27 @@ def bf16_bits(x):
     return bits
 
 
-def make_layer1(shared, folder):
-    full = os.path.join(folder, "full.h5")
-    make_activations(shared, os.path.join(shared, "text.bin"), full, SEQ_LEN, "--layers", LAYER[-1], "--outputs")
-    with h5py.File(full) as source, h5py.File(os.path.join(HERE, "real_layer1.h5"), "w") as target:
+def keep_heads(source, name, heads, with_decay):
+    """The heads' q, k, v bit for bit, their expected o, and the two linear heads' log decays."""
+    with h5py.File(os.path.join(HERE, name), "w") as target:
         target.attrs["source"] = "tests/data/make_sample.py"
         group = target.create_group(LAYER)
         for name in "qkv":
-            bits = bf16_bits(source[LAYER][name][:, :, HEADS])
+            bits = bf16_bits(source[LAYER][name][:, :, heads])
             dataset = h5py.h5d.create(group.id, name.encode(), bf16_type(), h5py.h5s.create_simple(bits.shape))
             dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, bits, bf16_type())
-        group.create_dataset("o", data=source[LAYER]["o"][:, :, HEADS])
+        if with_decay:
+            group.create_dataset("log_decay", data=source[LAYER]["log_decay"][:])
+        group.create_dataset("o", data=source[LAYER]["o"][:, :, heads])
+
+
+def make_layer1(shared, folder, linear_only):
+    full = os.path.join(folder, "full.h5")
+    make_activations(shared, os.path.join(shared, "text.bin"), full, SEQ_LEN, "--layers", LAYER[-1], "--outputs")
+    with h5py.File(full) as source:
+        keep_heads(source, "real_layer1_linear.h5", LINEAR_HEADS, True)
+        if not linear_only:
+            keep_heads(source, "real_layer1.h5", HEADS, False)
 
 
 def layer0_hash(path):
@@ -84,9 +97,11 @@ def make_layer0_hash(shared, folder):
 
 
 def main():
+    linear_only = "--linear-only" in sys.argv[2:]
     with tempfile.TemporaryDirectory() as folder:
-        make_layer1(sys.argv[1], folder)
-        make_layer0_hash(sys.argv[1], folder)
+        make_layer1(sys.argv[1], folder, linear_only)
+        if not linear_only:
+            make_layer0_hash(sys.argv[1], folder)
 
 
 if __name__ == "__main__":

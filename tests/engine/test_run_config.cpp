@@ -63,6 +63,14 @@ TEST_CASE("A configuration reads back from its text") {
     config.want_kept_mass = true;
     config.assignments = {{SparseParams{SparseSelect::kWindow, 1.5, 0.3, 7, SparseCount::kTotal}, {}}};
   }
+  SECTION("linear") {
+    config.want_state = true;
+    config.initial_state = "before.h5";
+    config.linear_scale = 0.3;
+    config.linear_head_decay = {-0.1, -1e-6, 0.0};
+    config.assignments = {{SoftmaxParams{}, {0}},
+                          {LinearParams{Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, {1, 2, 3}}};
+  }
   SECTION("softmax without causal") {
     config.assignments = {{SoftmaxParams{false, 7}, {}}};
   }
@@ -84,6 +92,10 @@ TEST_CASE("A configuration reads back from its text") {
   REQUIRE(again.want_lse == config.want_lse);
   REQUIRE(again.want_remainder == config.want_remainder);
   REQUIRE(again.want_kept_mass == config.want_kept_mass);
+  REQUIRE(again.want_state == config.want_state);
+  REQUIRE(again.initial_state == config.initial_state);
+  REQUIRE(again.linear_scale == config.linear_scale);
+  REQUIRE(again.linear_head_decay == config.linear_head_decay);
   REQUIRE(again.output_dtype == config.output_dtype);
   REQUIRE(again.overwrite == config.overwrite);
   REQUIRE(again.allow_nonfinite == config.allow_nonfinite);
@@ -123,7 +135,15 @@ TEST_CASE("What a configuration cannot say") {
   };
   fails_with("", "no mechanism");
   fails_with("mechanism = mamba", "configuration:3: mechanism: mamba is not in this version");
-  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog or sparse");
+  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog, sparse or linear");
+  fails_with("mechanism = linear\nlinear.decay = head", "want linear.head-decay with it");
+  fails_with("mechanism = linear\nlinear.head-decay = -1", "want it with linear.decay = head alone");
+  fails_with("mechanism = linear\nlinear.decay = head\nlinear.head-decay = -1,0.5", "want a list of log decays");
+  fails_with("mechanism = linear\nlayout = zigzag", "want contiguous or auto where a state is carried");
+  fails_with("mechanism = linear\noutputs = lse", "no head has a mechanism with it");
+  fails_with("mechanism = softmax\noutputs = state", "no head has linear");
+  fails_with("mechanism = softmax\ninitial-state = s.h5", "no head has a state");
+  fails_with("mechanism = softmax\nlinear.decay = token", "no head has linear");
   fails_with("mechanims = softmax", "configuration:3: mechanims: unknown option, did you mean mechanism?");
   fails_with("mechanism = softmax\nsoftmax.window = -1", "found '-1'");
   fails_with("mechanism = softmax\nsoftmax.window = 4k", "found '4k'");
