@@ -149,6 +149,18 @@ TEST_CASE("long sticks: thousands of keys take a little each") {
   }
 }
 
+TEST_CASE("long rows: tens of thousands of keys weigh a little each") {
+  for (const ElementType type : {ElementType::kBfloat16, ElementType::kFloat16}) {
+    Problem problem;
+    problem.mechanism = SoftmaxParams{};
+    problem.type = type;
+    problem.num_heads = 1;
+    problem.seq_len = 50001;
+    problem.queries = {49985, 50001};
+    expect_right(problem);
+  }
+}
+
 TEST_CASE("finished tiles load no more keys") {
   Problem problem;
   problem.mechanism = StickBreakingParams{};
