@@ -64,6 +64,7 @@ const std::vector<OptionInfo>& generate_options() {
       {"dtype", "TYPE", "float64, float32 (default), float16 or bfloat16"},
       {"seed", "N", "another seed, other values (default 0)"},
       {"kind", "KIND", "normal (default), or long-stick: sticks that outlast 100,000 keys"},
+      {"linear-heads", "N", "log decays of this many linear heads too (default 0: no log_decay)"},
       {"overwrite", "on|off", "replace a file that exists", true},
   };
   return options;
@@ -109,6 +110,8 @@ void apply_generate(GenerateOptions& options, const Setting& setting) {
     spec.seed = parse_seed(setting);
   } else if (setting.name == "kind") {
     spec.kind = parse_kind(setting);
+  } else if (setting.name == "linear-heads") {
+    spec.num_linear_heads = parse_whole_number(setting, 0, 65536, "a whole number from 0 to 65536");
   } else if (setting.name == "overwrite") {
     options.overwrite = parse_switch(setting);
   }
@@ -126,6 +129,10 @@ GenerateOptions parse_generate(const std::vector<Setting>& settings) {
   if (spec.v_dim == 0) spec.v_dim = spec.head_dim;
   if (spec.num_heads % spec.num_kv_heads != 0) {
     throw bad_input("--kv-heads: found " + std::to_string(spec.num_kv_heads) + ", want a divisor of the " +
+                    std::to_string(spec.num_heads) + " heads");
+  }
+  if (spec.num_linear_heads > spec.num_heads) {
+    throw bad_input("--linear-heads: found " + std::to_string(spec.num_linear_heads) + ", want at most the " +
                     std::to_string(spec.num_heads) + " heads");
   }
   const double elements =

@@ -20,6 +20,8 @@ constexpr std::size_t kSlabBytes = std::size_t{32} << 20;
 constexpr double kLongStickMean = -12.0;
 constexpr double kLongStickDeviation = 1.5;
 
+constexpr float kLogDecayFactor = -0.05f;
+
 /// The finaliser of splitmix64 (Steele, Lea and Flood 2014): every bit of x reaches every bit of the result.
 constexpr std::uint64_t mix(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -52,7 +54,10 @@ struct Affine {
 /// Long sticks: q = m + s n, k = -m + s n' in every component. With scale 1/sqrt(d), z has mean -m^2 sqrt(d) and
 /// variance s^4 + 2 m^2 s^2; solved for the mean and deviation wanted.
 Affine affine_of(const SyntheticSpec& spec, SyntheticDataset dataset) {
-  if (spec.kind == SyntheticKind::kNormal || dataset == SyntheticDataset::kV) return {};
+  if (spec.kind == SyntheticKind::kNormal || dataset == SyntheticDataset::kV ||
+      dataset == SyntheticDataset::kLogDecay) {
+    return {};
+  }
   const double m_squared = -kLongStickMean / std::sqrt(static_cast<double>(spec.head_dim));
   const double s_squared = std::sqrt(m_squared * m_squared + kLongStickDeviation * kLongStickDeviation) - m_squared;
   const double sign = dataset == SyntheticDataset::kQ ? 1.0 : -1.0;
@@ -60,12 +65,17 @@ Affine affine_of(const SyntheticSpec& spec, SyntheticDataset dataset) {
 }
 
 std::array<std::int64_t, 4> shape_of(const SyntheticSpec& spec, SyntheticDataset dataset) {
+  if (dataset == SyntheticDataset::kLogDecay) return {spec.batch, spec.seq_len, spec.num_linear_heads, 1};
   const std::int64_t heads = dataset == SyntheticDataset::kQ ? spec.num_heads : spec.num_kv_heads;
   return {spec.batch, spec.seq_len, heads, dataset == SyntheticDataset::kV ? spec.v_dim : spec.head_dim};
 }
 
-constexpr std::array<std::pair<SyntheticDataset, const char*>, 3> kDatasets = {
-    {{SyntheticDataset::kQ, "q"}, {SyntheticDataset::kK, "k"}, {SyntheticDataset::kV, "v"}}};
+std::vector<std::pair<SyntheticDataset, const char*>> datasets_of(const SyntheticSpec& spec) {
+  std::vector<std::pair<SyntheticDataset, const char*>> datasets{
+      {SyntheticDataset::kQ, "q"}, {SyntheticDataset::kK, "k"}, {SyntheticDataset::kV, "v"}};
+  if (spec.num_linear_heads > 0) datasets.emplace_back(SyntheticDataset::kLogDecay, "log_decay");
+  return datasets;
+}
 
 /// Tokens written at once, all of batch, heads and dim: the same on all ranks, who take the same number of steps.
 std::int64_t slab_tokens(const SyntheticSpec& spec, const std::array<std::int64_t, 4>& shape) {
@@ -100,7 +110,7 @@ std::string_view name_of(SyntheticKind kind) {
 
 std::int64_t SyntheticSpec::payload_bytes() const {
   std::int64_t elements = 0;
-  for (const auto& [dataset, name] : kDatasets) elements += element_count(shape_of(*this, dataset));
+  for (const auto& [dataset, name] : datasets_of(*this)) elements += element_count(shape_of(*this, dataset));
   return num_layers * elements * static_cast<std::int64_t>(size_of(dtype));
 }
 
@@ -108,7 +118,10 @@ void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticData
                     std::span<float> out) {
   const std::uint64_t key = stream_key(spec.seed, layer, dataset);
   const Affine affine = affine_of(spec, dataset);
-  const auto value = [&](float normal) { return affine.offset + affine.deviation * normal; };
+  const bool is_decay = dataset == SyntheticDataset::kLogDecay;
+  const auto value = [&](float normal) {
+    return is_decay ? kLogDecayFactor * normal * normal : affine.offset + affine.deviation * normal;
+  };
   auto element = static_cast<std::uint64_t>(first);
   std::size_t i = 0;
   if (element % 2 == 1 && !out.empty()) {
@@ -135,9 +148,11 @@ void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::s
 
   std::int64_t done_bytes = 0;
   for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
-    for (const auto& [dataset, name] : kDatasets) {
+    for (const auto& [dataset, name] : datasets_of(spec)) {
       const auto shape = shape_of(spec, dataset);
-      const DatasetInfo info = writer.create(std::to_string(layer), name, spec.dtype, {shape.begin(), shape.end()});
+      // log_decay has no dimension within a head.
+      const auto end = dataset == SyntheticDataset::kLogDecay ? shape.end() - 1 : shape.end();
+      const DatasetInfo info = writer.create(std::to_string(layer), name, spec.dtype, {shape.begin(), end});
       const std::int64_t step = slab_tokens(spec, shape);
       const std::int64_t token_bytes = shape[0] * shape[2] * shape[3] * static_cast<std::int64_t>(size_of(spec.dtype));
       Buffer slab(static_cast<std::size_t>(std::min(step, mine.size()) * token_bytes));

@@ -31,20 +31,22 @@ struct SyntheticSpec {
   ElementType dtype = ElementType::kFloat32;
   std::uint64_t seed = 0;
   SyntheticKind kind = SyntheticKind::kNormal;
+  std::int64_t num_linear_heads = 0;  ///< columns of log_decay; 0: no such dataset
 
   /// Of the whole file.
   std::int64_t payload_bytes() const;
 };
 
-enum class SyntheticDataset { kQ, kK, kV };
+/// kLogDecay: -0.05 times a standard normal number's square, so that most tokens decay little and some much.
+enum class SyntheticDataset { kQ, kK, kV, kLogDecay };
 
 /// Writes the elements [first, first + out.size()) of a layer's dataset, counted in row-major order over
 /// [batch, seq, heads, dim], before they are rounded to the file's type.
 void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
                     std::span<float> out);
 
-/// Collective. Writes /layers/0, /layers/1, ... with q, k and v, each rank its share of the tokens in slabs of bounded
-/// size; `on_progress` is told the share done (0 to 1) after each.
+/// Collective. Writes /layers/0, /layers/1, ... with q, k, v and (with linear heads) log_decay, each rank its share of
+/// the tokens in slabs of bounded size; `on_progress` is told the share done (0 to 1) after each.
 /// @throws Error(kBadInput) as ActivationWriter does.
 void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::string& path, bool overwrite,
                      const std::function<void(double)>& on_progress);

@@ -176,6 +176,11 @@ TEST_CASE("generate") {
   REQUIRE(options.spec.kind == SyntheticKind::kLongStick);
   REQUIRE(options.spec.seed == 5);
 
+  REQUIRE(
+      parse<GenerateOptions>({"generate", "out.h5", "--seq-len", "8", "--linear-heads", "3"}).spec.num_linear_heads ==
+      3);
+  fails_with({"generate", "out.h5", "--seq-len", "8", "--linear-heads", "9"}, "want at most the 8 heads");
+
   fails_with({"generate", "--seq-len", "8"}, "no output");
   fails_with({"generate", "out.h5"}, "no sequence length");
   fails_with({"generate", "out.h5", "more.h5", "--seq-len", "8"}, "unexpected argument 'more.h5'");

@@ -150,3 +150,15 @@ TEST_CASE("A file is the same for any number of ranks") {
   }
   std::filesystem::remove(path);
 }
+
+TEST_CASE("Log decays are of the linear heads, 0 or less, and part of the payload") {
+  SyntheticSpec spec;
+  spec.seq_len = 5000;
+  spec.num_linear_heads = 2;
+  const std::vector<float> decays = values_of(spec, 0, SyntheticDataset::kLogDecay, 0, 10000);
+  REQUIRE(std::all_of(decays.begin(), decays.end(), [](float g) { return g <= 0.0f; }));
+  REQUIRE(std::abs(moments_of(decays).mean + 0.05) < 0.005);
+  SyntheticSpec without = spec;
+  without.num_linear_heads = 0;
+  REQUIRE(spec.payload_bytes() - without.payload_bytes() == 5000 * 2 * 4);
+}

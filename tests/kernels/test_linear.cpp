@@ -1,84 +1,17 @@
 // Linear attention with decay on one rank, against the recurrence in float64.
 #include <cmath>
 #include <limits>
-#include <memory>
-#include <random>
 #include <vector>
 
-#include "kernels/linear_kernels.hpp"
-#include "tests/kernels/kernels_under_test.hpp"
+#include "tests/kernels/linear_case.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/linear_problem.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
+using ringscan::test::error_of;
+using ringscan::test::LinearRunner;
 
 namespace {
-
-/// One problem's inputs in their element type, and how a state goes over parts of it.
-class Runner {
- public:
-  explicit Runner(const LinearProblem& problem)
-      : problem_(problem),
-        kernels_(test::make_kernels_under_test()),
-        slots_(problem.slots()),
-        q_(stored(problem.q)),
-        k_(stored(problem.k)),
-        v_(stored(problem.v)),
-        o_(problem.q.size() / static_cast<std::size_t>(problem.head_dim) * static_cast<std::size_t>(problem.v_dim),
-           std::numeric_limits<float>::quiet_NaN()) {
-    for (int head = 0; head < problem.num_heads; ++head) columns_.push_back(head);
-  }
-
-  const LinearKernels& kernels() const { return kernels_->linear(); }
-  LinearState new_state() const {
-    LinearState state;
-    kernels().make(state,
-                   {problem_.batch, problem_.num_heads, problem_.head_dim, problem_.v_dim,
-                    problem_.params.normalizer == Normalizer::kZ},
-                   nullptr);
-    return state;
-  }
-  /// The tokens [begin, end).
-  void advance(LinearState& state, std::int64_t begin, std::int64_t end, bool with_output) {
-    const LinearProblem& p = problem_;
-    LinearTask task;
-    const auto view = [&](const std::vector<std::byte>& bytes, std::int64_t heads, std::int64_t dim) {
-      return dense_any_view(bytes.data(), p.type, {p.batch, p.seq_len, heads, dim}).tokens(begin, end - begin);
-    };
-    task.q = view(q_, p.num_heads, p.head_dim);
-    task.k = view(k_, p.num_kv_heads, p.head_dim);
-    task.v = view(v_, p.num_kv_heads, p.v_dim);
-    task.slots = slots_;
-    task.log_decay = dense_any_view(p.log_decay.data(), ElementType::kFloat32, {p.batch, p.seq_len, p.num_heads, 1})
-                         .tokens(begin, end - begin);
-    task.decay_columns = columns_;
-    task.head_log_decay = p.head_log_decay;
-    task.scale = p.scale();
-    if (with_output) {
-      task.o = dense_any_view(static_cast<void*>(o_.data()), ElementType::kFloat32,
-                              {p.batch, p.seq_len, p.num_heads, p.v_dim})
-                   .tokens(begin, end - begin);
-    }
-    Heartbeat heartbeat;
-    kernels().advance(task, p.params, state, heartbeat);
-  }
-  std::vector<double> output() const { return {o_.begin(), o_.end()}; }
-
- private:
-  std::vector<std::byte> stored(const std::vector<float>& values) const {
-    std::vector<std::byte> bytes(values.size() * size_of(problem_.type));
-    convert_elements(values.data(), ElementType::kFloat32, bytes.data(), problem_.type, values.size());
-    return bytes;
-  }
-
-  const LinearProblem& problem_;
-  std::unique_ptr<Kernels> kernels_;
-  std::vector<HeadSlot> slots_;
-  std::vector<int> columns_;
-  std::vector<std::byte> q_, k_, v_;
-  std::vector<float> o_;
-};
 
 LinearProblem make_problem(std::int64_t seq_len, std::int64_t head_dim, std::int64_t v_dim, const LinearParams& params,
                            double decay = 0.1) {
@@ -91,13 +24,6 @@ LinearProblem make_problem(std::int64_t seq_len, std::int64_t head_dim, std::int
   problem.seed = static_cast<std::uint32_t>(seq_len * 1000 + head_dim);
   problem.fill();
   return problem;
-}
-
-double error_of(const LinearProblem& problem) {
-  Runner runner(problem);
-  LinearState state = runner.new_state();
-  runner.advance(state, 0, problem.seq_len, true);
-  return linear_error(problem, runner.output(), exact_linear(problem));
 }
 
 const LinearParams kToken{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
@@ -162,10 +88,10 @@ TEST_CASE("16-bit inputs, grouped KV heads and batch equal the oracle") {
 
 TEST_CASE("runs cut on the chunk grid give the same bits") {
   const LinearProblem problem = make_problem(500, 24, 40, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ}, 0.01);
-  Runner whole(problem);
+  LinearRunner whole(problem);
   LinearState state = whole.new_state();
   whole.advance(state, 0, 500, true);
-  Runner parts(problem);
+  LinearRunner parts(problem);
   LinearState carried = parts.new_state();
   for (const std::int64_t begin : {0, 128, 192, 448}) {
     const std::int64_t end = begin == 0 ? 128 : begin == 128 ? 192 : begin == 192 ? 448 : 500;
@@ -178,7 +104,7 @@ TEST_CASE("a joined state equals one that went over both runs, and goes through 
   for (const double decay : {0.0, 0.001, 1.0}) {
     const LinearProblem problem = make_problem(301, 24, 20, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ}, decay);
     const std::vector<double> exact = exact_linear(problem);
-    Runner runner(problem);
+    LinearRunner runner(problem);
     LinearState far = runner.new_state();
     runner.advance(far, 0, 101, true);
     LinearState near = runner.new_state();
