@@ -1,41 +1,13 @@
 #include "engine/run_options.hpp"
 
 #include <algorithm>
-#include <filesystem>
-#include <functional>
-#include <map>
 #include <utility>
+
+#include "engine/run_draft.hpp"
 
 namespace ringscan {
 
 namespace {
-
-/// A configuration in the making: mechanisms' parameters apart from the heads that have them.
-struct Draft {
-  RunConfig config;
-  SoftmaxParams softmax;
-  StickBreakingParams stick;
-  CogParams cog;
-  SparseParams sparse;
-  LinearParams linear;
-  std::string mechanism;
-  std::map<std::string, std::vector<int>, std::less<>> heads;  // by mechanism
-};
-
-/// A mechanism's name and its parameters in a draft.
-struct MechanismChoice {
-  std::string_view name;
-  Mechanism (*of)(const Draft&);
-};
-
-constexpr MechanismChoice kMechanisms[] = {
-    {"softmax", [](const Draft& draft) -> Mechanism { return draft.softmax; }},
-    {"stick-breaking", [](const Draft& draft) -> Mechanism { return draft.stick; }},
-    {"cog", [](const Draft& draft) -> Mechanism { return draft.cog; }},
-    {"sparse", [](const Draft& draft) -> Mechanism { return draft.sparse; }},
-    {"linear", [](const Draft& draft) -> Mechanism { return draft.linear; }},
-};
-constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse or linear";
 
 template <typename Value>
 Value parse_choice(const Setting& setting, std::initializer_list<std::pair<std::string_view, Value>> choices,
@@ -286,117 +258,6 @@ const std::vector<RunOption>& all_options() {
   return options;
 }
 
-/// What was given, by name; for messages about combinations.
-using Given = std::map<std::string, const Setting*>;
-
-/// Each head is given once.
-void check_heads(const Draft& draft, const Given& given) {
-  std::map<int, std::string_view> owners;
-  for (const MechanismChoice& choice : kMechanisms) {
-    const auto found = draft.heads.find(choice.name);
-    if (found == draft.heads.end()) continue;
-    for (const int head : found->second) {
-      const auto [owner, is_new] = owners.emplace(head, choice.name);
-      if (is_new) continue;
-      throw bad_input(given.at("heads." + std::string(choice.name))->where + ": head " + std::to_string(head) +
-                      " is in heads." + std::string(owner->second) + " too, want one mechanism a head");
-    }
-  }
-}
-
-void assign_heads(Draft& draft, const Given& given) {
-  auto& assignments = draft.config.assignments;
-  if (draft.heads.empty() && draft.mechanism.empty()) {
-    throw bad_input("no mechanism: want --mechanism " + std::string(kMechanismNames) +
-                    ", or --heads.MECHANISM for a hybrid");
-  }
-  if (!draft.heads.empty() && !draft.mechanism.empty()) {
-    throw bad_input(given.at("heads." + draft.heads.begin()->first)->where + ": cannot be given with mechanism = " +
-                    draft.mechanism + ", which has all heads: want one of the two");
-  }
-  check_heads(draft, given);
-  for (const MechanismChoice& choice : kMechanisms) {
-    if (choice.name == draft.mechanism) assignments.push_back({choice.of(draft), {}});
-    const auto heads = draft.heads.find(choice.name);
-    if (heads != draft.heads.end()) assignments.push_back({choice.of(draft), heads->second});
-  }
-}
-
-/// An option that no head would heed is a mistake, not a preference.
-void check_mechanism_options(const Draft& draft, const Given& given) {
-  const auto& assignments = draft.config.assignments;
-  const auto has = [&](std::string_view mechanism) {
-    return std::any_of(assignments.begin(), assignments.end(),
-                       [&](const HeadAssignment& assignment) { return name_of(assignment.mechanism) == mechanism; });
-  };
-  for (const auto& [name, setting] : given) {
-    const std::string mechanism = name.substr(0, name.find('.'));
-    if (mechanism == name || mechanism == "heads" || has(mechanism)) continue;
-    throw bad_input(setting->where + ": no head has " + mechanism + ", want it left out or a head with " + mechanism);
-  }
-  for (const HeadAssignment& assignment : assignments) {
-    const auto& mechanism = assignment.mechanism;
-    const bool knows_causal =
-        std::holds_alternative<SoftmaxParams>(mechanism) || std::holds_alternative<CogParams>(mechanism);
-    if (draft.softmax.causal || knows_causal) continue;
-    throw bad_input(given.at("causal")->where + ": " + std::string(name_of(mechanism)) +
-                    " is causal, want causal = off with softmax and cog alone");
-  }
-  const bool has_any_lse =
-      std::any_of(assignments.begin(), assignments.end(), [](const HeadAssignment& a) { return has_lse(a.mechanism); });
-  if (draft.config.want_lse && !has_any_lse) {
-    throw bad_input(given.at("outputs")->where +
-                    ": found lse, and no head has a mechanism with it (softmax, cog, sparse)");
-  }
-  if (draft.config.want_kept_mass && !has("sparse")) {
-    throw bad_input(given.at("outputs")->where + ": found kept_mass, which sparse alone has, and no head has sparse");
-  }
-  if (draft.config.want_remainder && !has("stick-breaking")) {
-    throw bad_input(given.at("outputs")->where +
-                    ": found remainder, which stick-breaking alone has, and no head has stick-breaking");
-  }
-}
-
-/// What linear heads need to have together.
-void check_linear(const Draft& draft, const Given& given) {
-  const auto& assignments = draft.config.assignments;
-  const auto is_state = [](const HeadAssignment& assignment) { return carries_state(assignment.mechanism); };
-  const bool has_linear = std::any_of(assignments.begin(), assignments.end(), is_state);
-  if (draft.config.want_state && !has_linear) {
-    throw bad_input(given.at("outputs")->where + ": found state, which linear alone has, and no head has linear");
-  }
-  if (!draft.config.initial_state.empty() && !has_linear) {
-    throw bad_input(given.at("initial-state")->where + ": no head has a state, want it left out or a head with linear");
-  }
-  if (draft.config.layout == LayoutKind::kZigzag && std::all_of(assignments.begin(), assignments.end(), is_state)) {
-    throw bad_input(given.at("layout")->where + ": found zigzag, want contiguous or auto where a state is carried");
-  }
-  if (!has_linear) return;
-  const bool by_head = draft.linear.decay == Decay::kHead;
-  if (by_head && draft.config.linear_head_decay.empty()) {
-    throw bad_input(given.at("linear.decay")->where + ": found head, want linear.head-decay with it");
-  }
-  if (!by_head && !draft.config.linear_head_decay.empty()) {
-    throw bad_input(given.at("linear.head-decay")->where + ": want it with linear.decay = head alone");
-  }
-}
-
-void check_files(const RunConfig& config) {
-  if (config.input.empty()) throw bad_input("no input: want --input FILE");
-  if (config.output.empty() && !config.dry_run) throw bad_input("no output: want --output FILE (or --dry-run)");
-  const auto plain = [](const std::string& name) { return std::filesystem::path(name).lexically_normal(); };
-  if (plain(config.output) == plain(config.input)) {
-    throw bad_input("output: found " + config.output + ", which is the input too, want another file");
-  }
-  if (!config.initial_state.empty() && plain(config.initial_state) == plain(config.output)) {
-    throw bad_input("output: found " + config.output + ", which is the initial state too, want another file");
-  }
-  if (!config.report.empty() &&
-      (plain(config.report) == plain(config.input) || plain(config.report) == plain(config.output))) {
-    throw bad_input("report: found " + config.report + ", which is the input or output too, want another file");
-  }
-}
-
 }  // namespace
 
 std::span<const OptionInfo> run_option_infos() {
@@ -418,13 +279,7 @@ RunConfig make_run_config(const std::vector<Setting>& settings) {
     option->apply(draft, setting);
     given[setting.name] = &setting;
   }
-  assign_heads(draft, given);
-  check_mechanism_options(draft, given);
-  check_linear(draft, given);
-  check_files(draft.config);
-  if (draft.config.reproducible && draft.config.layout == LayoutKind::kZigzag) {
-    throw bad_input(given.at("layout")->where + ": found zigzag with reproducible, want layout auto or contiguous");
-  }
+  complete(draft, given);
   return draft.config;
 }
 
