@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "apps/bench_sparse.hpp"
+#include "apps/bench_ssm.hpp"
 #include "apps/commands.hpp"
 #include "apps/peer_sgemm.hpp"
 #include "core/buffer.hpp"
@@ -205,6 +206,27 @@ void bench_sparse_mechanisms(Kernels& kernels, const BenchOptions& options,
   }
 }
 
+/// The selective scan is held against what binds it: its exponentials or its bytes, measured in turn.
+void bench_ssm_mechanism(const BenchOptions& options, const std::function<void(const Json&)>& add_json) {
+  if (std::find(options.mechanisms.begin(), options.mechanisms.end(), "ssm") == options.mechanisms.end()) return;
+  std::printf("\n%-16s %10s %9s %12s %12s %12s %8s\n", "mechanism", "seq_len", "channels", "seconds", "exp alone",
+              "bytes alone", "ratio");
+  for (const std::int64_t seq_len : options.seq_lens) {
+    const SsmFigures figures = bench_ssm(seq_len, options.repeats);
+    std::printf("%-16s %10lld %9lld %12.3f %12.3f %12.3f %8.3f  (times the one that binds)\n", "ssm",
+                static_cast<long long>(seq_len), static_cast<long long>(kSsmBenchChannels), figures.seconds,
+                figures.exp_seconds, figures.memory_seconds, figures.ratio);
+    std::fflush(stdout);
+    add_json({{"bench", "ssm"},
+              {"seq_len", seq_len},
+              {"channels", kSsmBenchChannels},
+              {"seconds", figures.seconds},
+              {"exp_seconds", figures.exp_seconds},
+              {"memory_seconds", figures.memory_seconds},
+              {"ratio", figures.ratio}});
+  }
+}
+
 }  // namespace
 
 int bench_command(Job& job, const BenchOptions& options) {
@@ -228,7 +250,7 @@ int bench_command(Job& job, const BenchOptions& options) {
   }
   std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "mechanism", "seq_len", "head_dim", "GFLOP/s", "peak then", "ratio");
   for (const std::string& mechanism : options.mechanisms) {
-    if (is_sparse(mechanism)) continue;
+    if (is_sparse(mechanism) || mechanism == "ssm") continue;
     for (const std::int64_t seq_len : options.seq_lens) {
       for (const std::int64_t head_dim : options.head_dims) {
         const KernelFigures figures = bench_mechanism(*kernels, mechanism, seq_len, head_dim, options.repeats);
@@ -246,6 +268,7 @@ int bench_command(Job& job, const BenchOptions& options) {
     }
   }
   bench_sparse_mechanisms(*kernels, options, add_json);
+  bench_ssm_mechanism(options, add_json);
   if (!options.json.empty()) write_json_file(job.transport, options.json, json_lines);
   return static_cast<int>(ExitCode::kDone);
 }

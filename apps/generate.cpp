@@ -17,7 +17,10 @@ int generate_command(Job& job, const GenerateOptions& options) {
   progress.finish();
   if (job.is_root()) {
     std::cout << options.output << ": " << spec.num_layers << (spec.num_layers == 1 ? " layer" : " layers") << " of "
-              << name_of(spec.kind) << (spec.num_linear_heads > 0 ? " q, k, v, log_decay, " : " q, k, v, ")
+              << name_of(spec.kind)
+              << (spec.is_block()             ? " inputs, "
+                  : spec.num_linear_heads > 0 ? " q, k, v, log_decay, "
+                                              : " q, k, v, ")
               << spec.seq_len << " tokens, " << spec.num_heads << " heads (" << spec.num_kv_heads << " KV), "
               << name_of(spec.dtype) << ", " << human_bytes(static_cast<std::size_t>(spec.payload_bytes())) << " in "
               << human_seconds(watch.seconds()) << "\n";

@@ -37,7 +37,8 @@ struct BenchOptions {
   std::string what = "kernels";
   std::vector<std::int64_t> seq_lens = {32768};
   std::vector<std::int64_t> head_dims = {64, 128};
-  std::vector<std::string> mechanisms = {"softmax", "stick-breaking", "cog", "linear", "sparse-window", "sparse-topk"};
+  std::vector<std::string> mechanisms = {"softmax",       "stick-breaking", "cog", "linear",
+                                         "sparse-window", "sparse-topk",    "ssm"};
   int repeats = 3;
   std::string json;  ///< a file for JSON lines; empty: none
 };

@@ -79,13 +79,14 @@ class Workspace {
     c = take(kSsmTokens * d_state);
     a_log2 = take(d_state * kSsmChannels);
     h = take(d_state * kSsmChannels);
+    lanes = take(2 * d_state * kSsmLanes);
     d = take(kSsmChannels);
     bias = take(kSsmChannels);
     a_slowest = take(kSsmChannels);
     sums = {take(kSsmChannels), take(kSsmChannels)};
   }
   static std::size_t bytes(std::size_t d_state) {
-    return (4 * kBlockFloats + 2 * kSsmTokens * d_state + 2 * d_state * kSsmChannels + 5 * kSsmChannels) *
+    return (4 * kBlockFloats + 2 * kSsmTokens * d_state + 2 * d_state * (kSsmChannels + kSsmLanes) + 5 * kSsmChannels) *
            sizeof(float);
   }
 
@@ -97,6 +98,7 @@ class Workspace {
   float* c = nullptr;
   float* a_log2 = nullptr;
   float* h = nullptr;
+  float* lanes = nullptr;
   float* d = nullptr;
   float* bias = nullptr;
   float* a_slowest = nullptr;
@@ -197,6 +199,7 @@ ScanBlock CpuSsmKernels::load_tokens(const ScanInputs& inputs, const ChannelBloc
   staged.c = work_.c;
   staged.a_log2 = work_.a_log2;
   staged.d = work_.d;
+  staged.lanes = work_.lanes;
   staged.y = work_.y;
   return staged;
 }

@@ -75,8 +75,11 @@ void Scan(const ScanBlock& block, float* h) {
   const FloatTag d;
   for (std::size_t i = 0; i < block.channels; i += kLanes) {
     const Floats skip = hn::LoadU(d, block.d + i);
-    const float* HWY_RESTRICT a_log2 = block.a_log2 + i;
-    float* HWY_RESTRICT state = h + i;
+    float* HWY_RESTRICT lanes = block.lanes;
+    for (std::size_t n = 0; n < block.d_state; ++n) {
+      hn::StoreU(hn::LoadU(d, block.a_log2 + n * kSsmChannels + i), d, lanes + 2 * n * kSsmLanes);
+      hn::StoreU(hn::LoadU(d, h + n * kSsmChannels + i), d, lanes + (2 * n + 1) * kSsmLanes);
+    }
     for (std::size_t t = 0; t < block.tokens; ++t) {
       const Floats u = hn::LoadU(d, block.u + t * kSsmChannels + i);
       const Floats delta = hn::LoadU(d, block.delta + t * kSsmChannels + i);
@@ -85,14 +88,18 @@ void Scan(const ScanBlock& block, float* h) {
       const float* HWY_RESTRICT c = block.c + t * block.d_state;
       Floats y = hn::Mul(skip, u);
       for (std::size_t n = 0; n < block.d_state; ++n) {
-        const Floats old = hn::LoadU(d, state + n * kSsmChannels);
-        const Floats less1 = DecayLess1(hn::Mul(delta, hn::LoadU(d, a_log2 + n * kSsmChannels)));
+        float* HWY_RESTRICT state = lanes + (2 * n + 1) * kSsmLanes;
+        const Floats old = hn::LoadU(d, state);
+        const Floats less1 = DecayLess1(hn::Mul(delta, hn::LoadU(d, lanes + 2 * n * kSsmLanes)));
         const Floats change = hn::MulAdd(old, less1, hn::Mul(input, hn::Set(d, b[n])));
         const Floats fresh = hn::Add(old, change);
-        hn::StoreU(fresh, d, state + n * kSsmChannels);
+        hn::StoreU(fresh, d, state);
         y = hn::MulAdd(fresh, hn::Set(d, c[n]), y);
       }
       hn::StoreU(y, d, block.y + t * kSsmChannels + i);
+    }
+    for (std::size_t n = 0; n < block.d_state; ++n) {
+      hn::StoreU(hn::LoadU(d, lanes + (2 * n + 1) * kSsmLanes), d, h + n * kSsmChannels + i);
     }
   }
 }
@@ -164,19 +171,27 @@ void ConvRow(const float* const* rows, const float* weight, const float* bias, s
   for (std::size_t lane = 0; lane < rest; ++lane) out[i + lane] = padded[lane];
 }
 
-/// Eight independent ones at a time, as the loop over states has them.
+/// Independent of each other, as the loop over states has them: arguments step on and results are added up.
 double RunDecays(std::int64_t rounds, float* sink) {
   const FloatTag d;
-  constexpr std::size_t kChains = 8;
+  constexpr std::size_t kChains = 4;
+  const Floats step = hn::Set(d, -1e-4f);
+  Floats x[kChains];
   Floats sums[kChains];
-#pragma GCC unroll 8
-  for (std::size_t i = 0; i < kChains; ++i) sums[i] = hn::Set(d, *sink * static_cast<float>(i + 1));
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < kChains; ++i) {
+    x[i] = hn::Set(d, *sink * static_cast<float>(i + 1));
+    sums[i] = hn::Zero(d);
+  }
   for (std::int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 8
-    for (std::size_t i = 0; i < kChains; ++i) sums[i] = DecayLess1(sums[i]);
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < kChains; ++i) {
+      sums[i] = hn::Add(sums[i], DecayLess1(x[i]));
+      x[i] = hn::Add(x[i], step);
+    }
   }
   Floats total = sums[0];
-#pragma GCC unroll 8
+#pragma GCC unroll 4
   for (std::size_t i = 1; i < kChains; ++i) total = hn::Add(total, sums[i]);
   *sink = hn::GetLane(total);
   return static_cast<double>(rounds) * static_cast<double>(kChains * hn::Lanes(d));

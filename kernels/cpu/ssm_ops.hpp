@@ -23,7 +23,10 @@ struct ScanBlock {
   const float* c = nullptr;       ///< [token][d_state]
   const float* a_log2 = nullptr;  ///< [d_state][kSsmChannels]: A log2 e
   const float* d = nullptr;       ///< [kSsmChannels]
-  float* y = nullptr;             ///< [token][kSsmChannels]
+  /// [d_state][2][kSsmLanes]: A and h of the lanes in hand side by side. Walked in place, a stride that is a power of
+  /// two would make each load wait for stores whose addresses end alike.
+  float* lanes = nullptr;
+  float* y = nullptr;  ///< [token][kSsmChannels]
 };
 
 /// Sums of delta and what rounding took from them, so that a million small steps add up right.

@@ -56,33 +56,40 @@ std::span<const double> SelectiveScan::step(std::span<const double> u, std::span
   return y_;
 }
 
-MambaBlock::MambaBlock(const MambaParameters& parameters)
-    : p_(parameters),
-      scan_(a_of(parameters), parameters.d, parameters.dt_bias),
+MambaBlock::MambaBlock(const MambaParameters& parameters, std::vector<double> h, const std::vector<double>& conv)
+    : parameters_(&parameters),
+      scan_(a_of(parameters), parameters.d, parameters.dt_bias, std::move(h)),
       inputs_(static_cast<std::size_t>(parameters.conv_width),
-              std::vector<double>(static_cast<std::size_t>(parameters.d_inner), 0.0)) {}
+              std::vector<double>(static_cast<std::size_t>(parameters.d_inner), 0.0)) {
+  // The oldest of the inputs is gone when the first token comes.
+  for (std::size_t i = 0; i < conv.size(); ++i) {
+    const auto d_inner = static_cast<std::size_t>(parameters.d_inner);
+    inputs_[1 + i / d_inner][i % d_inner] = conv[i];
+  }
+}
 
 std::span<const double> MambaBlock::step(std::span<const double> x) {
-  const auto d_inner = static_cast<std::size_t>(p_.d_inner);
-  const auto d_state = static_cast<std::size_t>(p_.d_state);
-  const auto dt_rank = static_cast<std::size_t>(p_.dt_rank);
-  const auto width = static_cast<std::size_t>(p_.conv_width);
-  const std::vector<double> xz = product(p_.in_proj, x);
+  const MambaParameters& p = *parameters_;
+  const auto d_inner = static_cast<std::size_t>(p.d_inner);
+  const auto d_state = static_cast<std::size_t>(p.d_state);
+  const auto dt_rank = static_cast<std::size_t>(p.dt_rank);
+  const auto width = static_cast<std::size_t>(p.conv_width);
+  const std::vector<double> xz = product(p.in_proj, x);
   const auto split = xz.begin() + static_cast<std::ptrdiff_t>(d_inner);
   inputs_.pop_front();
   inputs_.emplace_back(xz.begin(), split);
   std::vector<double> u(d_inner);
   for (std::size_t channel = 0; channel < d_inner; ++channel) {
-    double sum = p_.conv_bias.empty() ? 0.0 : p_.conv_bias[channel];
-    for (std::size_t k = 0; k < width; ++k) sum += p_.conv_weight[channel * width + k] * inputs_[k][channel];
+    double sum = p.conv_bias.empty() ? 0.0 : p.conv_bias[channel];
+    for (std::size_t k = 0; k < width; ++k) sum += p.conv_weight[channel * width + k] * inputs_[k][channel];
     u[channel] = silu(sum);
   }
-  const std::vector<double> dt_b_c = product(p_.x_proj, u);
+  const std::vector<double> dt_b_c = product(p.x_proj, u);
   const std::span<const double> all(dt_b_c);
-  const std::vector<double> delta = product(p_.dt_proj, all.first(dt_rank));
+  const std::vector<double> delta = product(p.dt_proj, all.first(dt_rank));
   const auto gated = scan_.step(u, delta, std::span<const double>(xz).subspan(d_inner), all.subspan(dt_rank, d_state),
                                 all.subspan(dt_rank + d_state, d_state));
-  y_ = product(p_.out_proj, gated);
+  y_ = product(p.out_proj, gated);
   return y_;
 }
 

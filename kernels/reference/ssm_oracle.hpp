@@ -50,7 +50,10 @@ struct MambaParameters {
 /// One batch item's block.
 class MambaBlock {
  public:
-  explicit MambaBlock(const MambaParameters& parameters);
+  /// `parameters` must outlive the block. `h` [d_inner, d_state] and `conv` [conv_width - 1, d_inner], the last inputs
+  /// of the convolution, oldest first, are the state at the start; or empty.
+  explicit MambaBlock(const MambaParameters& parameters, std::vector<double> h = {},
+                      const std::vector<double>& conv = {});
 
   /// The next token's output [d_out]; valid until the next call.
   std::span<const double> step(std::span<const double> x);
@@ -58,7 +61,7 @@ class MambaBlock {
   const std::vector<double>& h() const { return scan_.h(); }
 
  private:
-  const MambaParameters& p_;
+  const MambaParameters* parameters_;
   SelectiveScan scan_;
   std::deque<std::vector<double>> inputs_;  // of the convolution: the last conv_width
   std::vector<double> y_;

@@ -10,6 +10,7 @@
 
 #include "core/stopwatch.hpp"
 #include "core/system_memory.hpp"
+#include "engine/block_job.hpp"
 #include "engine/io_queue.hpp"
 #include "engine/layer_io.hpp"
 #include "engine/linear_layer.hpp"
@@ -50,9 +51,14 @@ class Job {
 
   void work(ActivationWriter& writer) {
     for (const LayerShape& layer : plan_.layers) outputs_.push_back(create_layer_output(writer, layer, config_));
+    std::vector<BlockOutput> block_outputs;
+    for (const BlockPlan& block : plan_.blocks) {
+      block_outputs.push_back(create_block_output(writer, block.shape, config_, o_of(block.shape.layer)));
+    }
     IoQueue queue(plan_.overlaps_io);
     try {
       work_through_shards(queue, writer);
+      work_through_blocks(block_outputs, writer);
     } catch (const Error& error) {
       if (!error.is_collective() && context_.on_lone_failure) context_.on_lone_failure(error);
       throw;
@@ -98,6 +104,35 @@ class Job {
       if (!plan_.overlaps_io) timed(report_.write_wait_seconds, [&] { writing.get(); });
     }
     if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
+  }
+
+  const DatasetInfo* o_of(const std::string& layer) const {
+    for (std::size_t i = 0; i < plan_.layers.size(); ++i) {
+      if (plan_.layers[i].name == layer) return &outputs_[i].o;
+    }
+    return nullptr;
+  }
+
+  void work_through_blocks(const std::vector<BlockOutput>& outputs, ActivationWriter& writer) {
+    if (plan_.blocks.empty()) return;
+    const std::unique_ptr<SsmKernels> kernels = make_cpu_ssm_kernels();
+    for (std::size_t i = 0; i < plan_.blocks.size(); ++i) {
+      const BlockPlan& block = plan_.blocks[i];
+      const double share = block.flops / std::max(1.0, plan_.flops());
+      BlockContext context{&config_, &transport_, &reader_, initial_, &writer, kernels.get(), &ledger_, {}};
+      context.on_progress = [&](double fraction) {
+        if (context_.on_progress) context_.on_progress(behind_ + share * fraction, block.shape.label());
+      };
+      const BlockFigures figures = run_block(block, outputs[i], context);
+      behind_ += share;
+      report_.read_wait_seconds += figures.read_seconds;
+      report_.write_wait_seconds += figures.write_seconds;
+      report_.compute_seconds += figures.pass.compute_seconds;
+      report_.exposed_seconds += figures.pass.exposed_seconds;
+      report_.sent_bytes += figures.pass.sent_bytes;
+      report_.computed_flops += block.flops * static_cast<double>(block.layout.local_tokens(transport_.rank())) /
+                                static_cast<double>(std::max<std::int64_t>(1, block.shape.seq_len));
+    }
   }
 
   void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output) {
@@ -221,11 +256,17 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
   RunPlan plan;
   run_collectively(transport, [&] {
     std::vector<LayerShape> layers;
-    for (const std::string& name : reader.layers(config.layers)) layers.push_back(inspect_layer(reader, name, config));
+    // A layer that is one block mechanism's needs no q, k, v.
+    const bool has_heads = std::any_of(config.blocks.begin(), config.blocks.end(),
+                                       [](const BlockAssignment& block) { return !block.heads.empty(); });
+    for (const std::string& name : reader.layers(config.layers)) {
+      if (has_heads || !config.assignments.empty()) layers.push_back(inspect_layer(reader, name, config));
+    }
     plan = make_run_plan(config, layers, resources, kernels);
     for (const LayerShape& layer : layers) {
       if (initial != nullptr) check_initial_state(*initial, layer, config);
     }
+    plan_blocks(config, reader, plan);
   });
   return plan;
 }

@@ -110,6 +110,11 @@ std::string RunConfig::text() const {
                                       : setting_line("heads." + name, head_list_text(assignment.heads));
     lines += std::visit([](const auto& params) { return params_text(params); }, assignment.mechanism);
   }
+  for (const BlockAssignment& block : blocks) {
+    const std::string name(name_of(block.mechanism));
+    lines += block.heads.empty() ? setting_line("mechanism", name)
+                                 : setting_line("heads." + name, head_list_text(block.heads));
+  }
   lines += causal_text(*this);
   lines += linear_text(*this);
   if (scale) lines += setting_line("scale", number_text(*scale));

@@ -19,6 +19,13 @@ struct HeadAssignment {
   std::vector<int> heads;
 };
 
+/// A mechanism with inputs of its own, and the heads of `o` its output goes to; none: the whole layer, with an output
+/// of its own.
+struct BlockAssignment {
+  BlockMechanism mechanism;
+  std::vector<int> heads;
+};
+
 /// Progress shown while running: a bar on a terminal and plain lines elsewhere (auto), always, or not at all.
 enum class ProgressMode { kAuto, kOn, kOff };
 
@@ -28,10 +35,11 @@ struct RunConfig {
   std::string layers = "*";  ///< a glob on group names
 
   std::string backend = "auto";             ///< auto | cpu | cuda
-  std::vector<HeadAssignment> assignments;  ///< at least one
-  std::optional<double> scale;              ///< default 1/sqrt(head_dim)
-  std::optional<LayoutKind> layout;         ///< none: auto
-  bool reproducible = false;                ///< same bits for every number of ranks
+  std::vector<HeadAssignment> assignments;  ///< at least one of these, or of the next
+  std::vector<BlockAssignment> blocks;
+  std::optional<double> scale;       ///< default 1/sqrt(head_dim)
+  std::optional<LayoutKind> layout;  ///< none: auto
+  bool reproducible = false;         ///< same bits for every number of ranks
 
   bool want_lse = false;
   bool want_remainder = false;

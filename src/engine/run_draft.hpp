@@ -37,7 +37,10 @@ inline constexpr MechanismChoice kMechanisms[] = {
     {"sparse", [](const Draft& draft) -> Mechanism { return draft.sparse; }},
     {"linear", [](const Draft& draft) -> Mechanism { return draft.linear; }},
 };
-inline constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse or linear";
+inline constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse, linear, ssm or mamba";
+
+/// Mechanisms with inputs of their own.
+inline constexpr BlockMechanism kBlockMechanisms[] = {SsmParams{}, MambaParams{}};
 
 /// What was given, by name; for messages about combinations.
 using Given = std::map<std::string, const Setting*>;

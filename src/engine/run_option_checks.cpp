@@ -23,6 +23,23 @@ void check_heads(const Draft& draft, const Given& given) {
   }
 }
 
+void assign_blocks(Draft& draft, const Given& given) {
+  for (const BlockMechanism& block : kBlockMechanisms) {
+    const std::string name(name_of(block));
+    const auto heads = draft.heads.find(name);
+    if (draft.mechanism == name) draft.config.blocks.push_back({block, {}});
+    if (heads == draft.heads.end()) continue;
+    for (const auto& [other, others] : draft.heads) {
+      for (const int head : heads->second) {
+        if (other == name || std::find(others.begin(), others.end(), head) == others.end()) continue;
+        throw bad_input(given.at("heads." + name)->where + ": head " + std::to_string(head) + " is in heads." + other +
+                        " too, want one mechanism a head");
+      }
+    }
+    draft.config.blocks.push_back({block, heads->second});
+  }
+}
+
 void assign_heads(Draft& draft, const Given& given) {
   auto& assignments = draft.config.assignments;
   if (draft.heads.empty() && draft.mechanism.empty()) {
@@ -34,6 +51,7 @@ void assign_heads(Draft& draft, const Given& given) {
                     draft.mechanism + ", which has all heads: want one of the two");
   }
   check_heads(draft, given);
+  assign_blocks(draft, given);
   for (const MechanismChoice& choice : kMechanisms) {
     if (choice.name == draft.mechanism) assignments.push_back({choice.of(draft), {}});
     const auto heads = draft.heads.find(choice.name);
@@ -81,11 +99,13 @@ void check_linear(const Draft& draft, const Given& given) {
   const auto& assignments = draft.config.assignments;
   const auto is_state = [](const HeadAssignment& assignment) { return carries_state(assignment.mechanism); };
   const bool has_linear = std::any_of(assignments.begin(), assignments.end(), is_state);
-  if (draft.config.want_state && !has_linear) {
-    throw bad_input(given.at("outputs")->where + ": found state, which linear alone has, and no head has linear");
+  const bool has_state = has_linear || !draft.config.blocks.empty();
+  if (draft.config.want_state && !has_state) {
+    throw bad_input(given.at("outputs")->where + ": found state, and no head has linear, ssm or mamba, which have one");
   }
-  if (!draft.config.initial_state.empty() && !has_linear) {
-    throw bad_input(given.at("initial-state")->where + ": no head has a state, want it left out or a head with linear");
+  if (!draft.config.initial_state.empty() && !has_state) {
+    throw bad_input(given.at("initial-state")->where +
+                    ": no head has a state, want it left out or a head with linear, ssm or mamba");
   }
   if (draft.config.layout == LayoutKind::kZigzag && std::all_of(assignments.begin(), assignments.end(), is_state)) {
     throw bad_input(given.at("layout")->where + ": found zigzag, want contiguous or auto where a state is carried");

@@ -34,10 +34,13 @@ std::string parse_text(const Setting& setting, std::string_view wanted) {
 }
 
 void set_mechanism(Draft& draft, const Setting& setting) {
+  for (const BlockMechanism& block : kBlockMechanisms) {
+    if (setting.value == name_of(block)) draft.mechanism = setting.value;
+  }
   for (const MechanismChoice& choice : kMechanisms) {
     if (setting.value == choice.name) draft.mechanism = choice.name;
   }
-  for (const char* name : {"ssm", "mamba", "chela"}) {
+  for (const char* name : {"chela"}) {
     if (setting.value == name && draft.mechanism.empty()) {
       throw bad_input(setting.where + ": " + name + " is not in this version, want " + std::string(kMechanismNames));
     }
@@ -114,7 +117,7 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
       {{"outputs", "LIST",
         "results beside o: lse (softmax, cog, sparse), remainder (stick-breaking), kept_mass (sparse), "
-        "state (linear: what a later run goes on from), comma-separated"},
+        "state (linear, ssm, mamba: what a later run goes on from), comma-separated"},
        set_outputs},
       {{"initial-state", "FILE", "go on from the state that an earlier run of the same layers left (outputs = state)"},
        [](Draft& d, const Setting& s) { d.config.initial_state = parse_text(s, "a file name"); }},
@@ -134,7 +137,7 @@ const std::vector<RunOption>& file_options() {
 
 const std::vector<RunOption>& mechanism_options() {
   static const std::vector<RunOption> options = {
-      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog, sparse or linear"},
+      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog, sparse, linear, ssm or mamba"},
        set_mechanism},
       {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"}, set_heads},
       {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"}, set_heads},
@@ -217,6 +220,17 @@ const std::vector<RunOption>& sparse_options() {
   return options;
 }
 
+const std::vector<RunOption>& block_options() {
+  static const std::vector<RunOption> options = {
+      {{"heads.ssm", "HEADS",
+        "a hybrid: the heads whose slots of o a selective scan fills (ssm/u and others of the file)"},
+       set_heads},
+      {{"heads.mamba", "HEADS", "a hybrid: the heads whose slots of o a Mamba block fills (mamba/x and others)"},
+       set_heads},
+  };
+  return options;
+}
+
 const std::vector<RunOption>& execution_options() {
   static const std::vector<RunOption> options = {
       {{"backend", "NAME", "auto (default: cuda where a device is there), cpu or cuda"},
@@ -252,6 +266,7 @@ const std::vector<RunOption>& all_options() {
     all.insert(all.end(), mechanism_options().begin(), mechanism_options().end());
     all.insert(all.end(), sparse_options().begin(), sparse_options().end());
     all.insert(all.end(), linear_options().begin(), linear_options().end());
+    all.insert(all.end(), block_options().begin(), block_options().end());
     all.insert(all.end(), execution_options().begin(), execution_options().end());
     return all;
   }();

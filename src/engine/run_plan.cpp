@@ -62,22 +62,25 @@ std::string layer_label(const LayerShape& layer) {
 std::vector<HeadAssignment> resolve_heads(const RunConfig& config, const LayerShape& layer) {
   std::vector<HeadAssignment> assignments = config.assignments;
   std::vector<int> times_given(static_cast<std::size_t>(layer.num_heads), 0);
+  const auto give = [&](std::string_view mechanism, int head) {
+    if (head < 0 || head >= layer.num_heads) {
+      throw bad_input("heads." + std::string(mechanism) + ": head " + std::to_string(head) +
+                      " does not exist: " + layer_label(layer) + " has heads 0-" + std::to_string(layer.num_heads - 1));
+    }
+    if (++times_given[static_cast<std::size_t>(head)] > 1) {
+      throw bad_input("head " + std::to_string(head) + " is given to two mechanisms");
+    }
+  };
   for (HeadAssignment& assignment : assignments) {
     if (assignment.heads.empty()) {
       assignment.heads.resize(static_cast<std::size_t>(layer.num_heads));
       std::iota(assignment.heads.begin(), assignment.heads.end(), 0);
     }
     std::sort(assignment.heads.begin(), assignment.heads.end());
-    for (const int head : assignment.heads) {
-      if (head < 0 || head >= layer.num_heads) {
-        throw bad_input("heads." + std::string(name_of(assignment.mechanism)) + ": head " + std::to_string(head) +
-                        " does not exist: " + layer_label(layer) + " has heads 0-" +
-                        std::to_string(layer.num_heads - 1));
-      }
-      if (++times_given[static_cast<std::size_t>(head)] > 1) {
-        throw bad_input("head " + std::to_string(head) + " is given to two mechanisms");
-      }
-    }
+    for (const int head : assignment.heads) give(name_of(assignment.mechanism), head);
+  }
+  for (const BlockAssignment& block : config.blocks) {
+    for (const int head : block.heads) give(name_of(block.mechanism), head);
   }
   const auto left_out = std::find(times_given.begin(), times_given.end(), 0);
   if (left_out != times_given.end()) {
@@ -384,6 +387,7 @@ double RunPlan::flops() const {
   for (const ShardPlan& shard : shards) {
     for (const PassPlan& pass : shard.passes) sum += pass.flops;
   }
+  for (const BlockPlan& block : blocks) sum += block.flops;
   return sum;
 }
 

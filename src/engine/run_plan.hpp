@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/element_type.hpp"
+#include "engine/block_plan.hpp"
 #include "engine/run_config.hpp"
 #include "kernels/kernels.hpp"
 #include "mechanism/mechanism.hpp"
@@ -76,6 +77,7 @@ struct RunPlan {
   bool overlaps_io = false;    ///< the next shard is read, and the last one written, while one computes
   std::vector<LayerShape> layers;
   std::vector<ShardPlan> shards;  ///< in the order they are worked through
+  std::vector<BlockPlan> blocks;  ///< behind the shards, one after the other
   MemoryPlan memory;
   std::size_t memory_limit_bytes = 0;
 

@@ -33,7 +33,23 @@ Json plan_json(const RunPlan& plan) {
                       {"heads", shard.heads},
                       {"passes", passes}});
   }
-  const LayerShape first = plan.layers.empty() ? LayerShape{} : plan.layers.front();
+  Json blocks = Json::array();
+  for (const BlockPlan& block : plan.blocks) {
+    blocks.push_back({{"layer", block.shape.layer},
+                      {"mechanism", name_of(block.shape.mechanism)},
+                      {"heads", block.shape.heads},
+                      {"batch", block.shape.batch},
+                      {"seq_len", block.shape.seq_len},
+                      {"channels", block.shape.channels},
+                      {"d_state", block.shape.d_state},
+                      {"channels_at_once", block.block_channels},
+                      {"flops", block.flops}});
+  }
+  LayerShape first = plan.layers.empty() ? LayerShape{} : plan.layers.front();
+  if (plan.layers.empty() && !plan.blocks.empty()) {
+    first.batch = plan.blocks.front().shape.batch;
+    first.seq_len = plan.blocks.front().shape.seq_len;
+  }
   return {{"world_size", plan.world_size},
           {"batch", first.batch},
           {"seq_len", first.seq_len},
@@ -55,7 +71,8 @@ Json plan_json(const RunPlan& plan) {
             {"kv_buffers_bytes", plan.memory.kv_bytes},
             {"accumulators_bytes", plan.memory.partial_bytes},
             {"scratch_bytes", plan.memory.scratch_bytes}}},
-          {"shards", shards}};
+          {"shards", shards},
+          {"blocks", blocks}};
 }
 
 Json kept_mass_json(const KeptMassFigures& mass) {
@@ -143,6 +160,7 @@ std::string describe(const RunPlan& plan) {
           << (carries_state(pass.mechanism) ? " of states moved\n" : " of KV moved\n");
     }
   }
+  for (const BlockPlan& block : plan.blocks) out << describe(block) << "\n";
   const MemoryPlan& memory = plan.memory;
   out << "memory a rank: " << human_bytes(memory.total()) << " (q, k, v " << human_bytes(memory.input_bytes) << ", o "
       << human_bytes(memory.output_bytes) << ", KV buffers " << human_bytes(memory.kv_bytes) << ", accumulators "

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/buffer.hpp"
+#include "engine/synthetic_blocks.hpp"
 #include "io/activation_file.hpp"
 #include "sequence/sequence_layout.hpp"
 
@@ -31,9 +32,9 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 
 constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15u;
 
-std::uint64_t stream_key(std::uint64_t seed, std::int64_t layer, SyntheticDataset dataset) {
+std::uint64_t stream_key(std::uint64_t seed, std::int64_t layer, int stream) {
   const std::uint64_t of_layer = mix(mix(seed + kGolden) + static_cast<std::uint64_t>(layer) * kGolden);
-  return mix(of_layer + (static_cast<std::uint64_t>(dataset) + 1) * kGolden);
+  return mix(of_layer + (static_cast<std::uint64_t>(stream) + 1) * kGolden);
 }
 
 /// Two standard normal values from a counter (Box and Muller 1958).
@@ -105,35 +106,60 @@ void fill_slab(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset d
 }  // namespace
 
 std::string_view name_of(SyntheticKind kind) {
-  return kind == SyntheticKind::kNormal ? "normal" : "long-stick";
+  switch (kind) {
+    case SyntheticKind::kLongStick:
+      return "long-stick";
+    case SyntheticKind::kSsm:
+      return "ssm";
+    case SyntheticKind::kMamba:
+      return "mamba";
+    case SyntheticKind::kNormal:
+      break;
+  }
+  return "normal";
+}
+
+bool SyntheticSpec::is_block() const {
+  return kind == SyntheticKind::kSsm || kind == SyntheticKind::kMamba;
 }
 
 std::int64_t SyntheticSpec::payload_bytes() const {
+  if (is_block()) {
+    std::int64_t bytes = 0;
+    for (const SyntheticBlockDataset& dataset : synthetic_block_datasets(*this)) {
+      std::int64_t elements = 1;
+      for (const std::int64_t extent : dataset.shape) elements *= extent;
+      bytes += elements * static_cast<std::int64_t>(size_of(dataset.is_parameter ? ElementType::kFloat32 : dtype));
+    }
+    return num_layers * bytes;
+  }
   std::int64_t elements = 0;
   for (const auto& [dataset, name] : datasets_of(*this)) elements += element_count(shape_of(*this, dataset));
   return num_layers * elements * static_cast<std::int64_t>(size_of(dtype));
 }
 
-void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
-                    std::span<float> out) {
-  const std::uint64_t key = stream_key(spec.seed, layer, dataset);
-  const Affine affine = affine_of(spec, dataset);
-  const bool is_decay = dataset == SyntheticDataset::kLogDecay;
-  const auto value = [&](float normal) {
-    return is_decay ? kLogDecayFactor * normal * normal : affine.offset + affine.deviation * normal;
-  };
+void fill_normal(std::uint64_t seed, std::int64_t layer, int stream, std::int64_t first, std::span<float> out) {
+  const std::uint64_t key = stream_key(seed, layer, stream);
   auto element = static_cast<std::uint64_t>(first);
   std::size_t i = 0;
   if (element % 2 == 1 && !out.empty()) {
-    out[i++] = value(normal_pair(key, element / 2)[1]);
+    out[i++] = normal_pair(key, element / 2)[1];
     ++element;
   }
   for (; i + 2 <= out.size(); i += 2, element += 2) {
     const std::array<float, 2> pair = normal_pair(key, element / 2);
-    out[i] = value(pair[0]);
-    out[i + 1] = value(pair[1]);
+    out[i] = pair[0];
+    out[i + 1] = pair[1];
   }
-  if (i < out.size()) out[i] = value(normal_pair(key, element / 2)[0]);
+  if (i < out.size()) out[i] = normal_pair(key, element / 2)[0];
+}
+
+void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
+                    std::span<float> out) {
+  fill_normal(spec.seed, layer, static_cast<int>(dataset), first, out);
+  const Affine affine = affine_of(spec, dataset);
+  const bool is_decay = dataset == SyntheticDataset::kLogDecay;
+  for (float& x : out) x = is_decay ? kLogDecayFactor * x * x : affine.offset + affine.deviation * x;
 }
 
 void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::string& path, bool overwrite,
@@ -147,7 +173,13 @@ void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::s
   writer.set_attribute("seed", static_cast<std::int64_t>(spec.seed));
 
   std::int64_t done_bytes = 0;
-  for (std::int64_t layer = 0; layer < spec.num_layers; ++layer) {
+  for (std::int64_t layer = 0; layer < spec.num_layers && spec.is_block(); ++layer) {
+    write_synthetic_blocks(writer, access.group(), spec, layer, [&](std::int64_t bytes) {
+      done_bytes += bytes;
+      on_progress(std::min(1.0, static_cast<double>(done_bytes) / static_cast<double>(spec.payload_bytes())));
+    });
+  }
+  for (std::int64_t layer = 0; layer < spec.num_layers && !spec.is_block(); ++layer) {
     for (const auto& [dataset, name] : datasets_of(spec)) {
       const auto shape = shape_of(spec, dataset);
       // log_decay has no dimension within a head.

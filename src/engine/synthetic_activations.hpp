@@ -16,6 +16,8 @@ namespace ringscan {
 enum class SyntheticKind {
   kNormal,     ///< q, k and v standard normal
   kLongStick,  ///< v standard normal; scores of mean -12 and deviation 1.5, so that a stick outlasts 10^5 keys
+  kSsm,        ///< inputs of a selective scan instead of q, k and v
+  kMamba,      ///< a Mamba block's input and parameters instead
 };
 
 std::string_view name_of(SyntheticKind kind);
@@ -33,6 +35,8 @@ struct SyntheticSpec {
   SyntheticKind kind = SyntheticKind::kNormal;
   std::int64_t num_linear_heads = 0;  ///< columns of log_decay; 0: no such dataset
 
+  /// True where the kind has other inputs than q, k and v.
+  bool is_block() const;
   /// Of the whole file.
   std::int64_t payload_bytes() const;
 };
@@ -45,8 +49,12 @@ enum class SyntheticDataset { kQ, kK, kV, kLogDecay };
 void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
                     std::span<float> out);
 
-/// Collective. Writes /layers/0, /layers/1, ... with q, k, v and (with linear heads) log_decay, each rank its share of
-/// the tokens in slabs of bounded size; `on_progress` is told the share done (0 to 1) after each.
+/// Standard normal values: elements [first, first + out.size()) of a stream that seed, layer and number tell apart.
+void fill_normal(std::uint64_t seed, std::int64_t layer, int stream, std::int64_t first, std::span<float> out);
+
+/// Collective. Writes /layers/0, /layers/1, ... with q, k, v and (with linear heads) log_decay, or what else the kind
+/// has, each rank its share of the tokens in slabs of bounded size; `on_progress` is told the share done (0 to 1) after
+/// each.
 /// @throws Error(kBadInput) as ActivationWriter does.
 void write_synthetic(FileAccess& access, const SyntheticSpec& spec, const std::string& path, bool overwrite,
                      const std::function<void(double)>& on_progress);

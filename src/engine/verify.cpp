@@ -8,6 +8,7 @@
 #include "engine/layer_io.hpp"
 #include "engine/row_sample.hpp"
 #include "engine/run_config.hpp"
+#include "engine/verify_block.hpp"
 #include "engine/verify_head.hpp"
 #include "engine/verify_linear.hpp"
 #include "io/activation_file.hpp"
@@ -290,7 +291,9 @@ VerifyReport verify(const VerifyRequest& request, FileAccess& access) {
     config = read_configuration(output);
     report.configuration = attribute(output, "configuration");
     report.backend = attribute(output, "backend");
-    for (const std::string& layer : output.layers()) layers.push_back(open_layer(input, output, layer, config));
+    for (const std::string& layer : output.layers()) {
+      if (!config.assignments.empty()) layers.push_back(open_layer(input, output, layer, config));
+    }
   });
   std::optional<ActivationReader> initial;
   if (!config.initial_state.empty()) initial.emplace(access, config.initial_state);
@@ -300,6 +303,11 @@ VerifyReport verify(const VerifyRequest& request, FileAccess& access) {
     files.remainder_vectors = read_remainder_vectors(files, config);
     layer_seed = layer_seed * 6364136223846793005u + 1442695040888963407u;  // apart for each layer
     verify_layer(request, config, files, initial ? &*initial : nullptr, layer_seed, group, report.checks);
+  }
+  const BlockFiles files{&input, &output, initial ? &*initial : nullptr};
+  for (const std::string& layer : output.layers()) {
+    const auto checks = verify_blocks(request, config, layer, files, group);
+    report.checks.insert(report.checks.end(), checks.begin(), checks.end());
   }
   report.seconds = group.all_reduce(watch.seconds(), ReduceOp::kMax);
   return report;

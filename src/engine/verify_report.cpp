@@ -40,7 +40,7 @@ std::string summarize(const VerifyReport& report) {
     text += format("%-16s %-16s %-10s %10lld %12.3g %12.3g  %s\n", layer_title(check.layer).c_str(),
                    check.mechanism.c_str(), check.dataset.c_str(), static_cast<long long>(check.rows),
                    check.worst_error(), check.bound, check.passed() ? "ok" : "FAILED");
-    if (check.dataset == "o") rows += check.rows;
+    if (check.dataset == "o" || check.dataset.ends_with("/y")) rows += check.rows;
   }
   for (const DatasetCheck& check : report.checks) {
     if (!check.passed()) text += worst_rows_text(check);

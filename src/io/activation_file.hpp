@@ -26,9 +26,9 @@ struct DatasetInfo {
   std::string found_type;     ///< as the file has it: "bfloat16", "64-bit integer"
 };
 
-/// The part of a [batch, seq, head, dim] (or [batch, seq, head]: dim 1) dataset one rank transfers: all of batch and
-/// dim, some runs of tokens (ascending, apart from each other; none: the rank takes part with nothing) and some heads
-/// (ascending).
+/// The part of a [batch, seq, head, dim] (or [batch, seq, head]: dim 1, and so on: a parameter [rows, columns] is all
+/// of "batch" with "tokens" [0, columns) and "head" 0) dataset one rank transfers: all of batch and dim, some runs of
+/// tokens (ascending, apart from each other; none: the rank takes part with nothing) and some heads (ascending).
 struct SlabSelection {
   std::vector<TokenRun> tokens;
   std::vector<int> heads;

@@ -62,9 +62,9 @@ std::int64_t SlabSelection::token_count() const {
 Slab::Slab(const std::string& file, const DatasetInfo& dataset, const SlabSelection& selection)
     : extent_{1, 1, 1, 1}, rank_(static_cast<int>(dataset.shape.size())), selection_(selection) {
   const std::string subject = subject_of(file, dataset.path);
-  if (rank_ != 3 && rank_ != 4) {
+  if (rank_ < 1 || rank_ > 4) {
     throw bad_input(subject + ": shape " + shape_text(dataset.shape) +
-                    " found, [batch, seq, heads, dim] or [batch, seq, heads] wanted");
+                    " found, [batch, seq, heads, dim] or the first of these wanted");
   }
   std::copy(dataset.shape.begin(), dataset.shape.end(), extent_.begin());
   check_selection(selection_, extent_[1], extent_[2], subject);

@@ -27,6 +27,10 @@ std::string_view name_of(const Mechanism& mechanism) {
   return std::visit([](const auto& params) { return name_of(params); }, mechanism);
 }
 
+std::string_view name_of(const BlockMechanism& mechanism) {
+  return std::holds_alternative<SsmParams>(mechanism) ? "ssm" : "mamba";
+}
+
 Band band_of(const SoftmaxParams& params) {
   Band band;
   if (params.causal) band.min_delta = 0;

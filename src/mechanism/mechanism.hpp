@@ -62,6 +62,20 @@ struct LinearParams {
   friend bool operator==(const LinearParams&, const LinearParams&) = default;
 };
 
+/// The selective scan (Mamba-1); all it needs is in the file. And the whole Mamba block around it.
+struct SsmParams {
+  friend bool operator==(const SsmParams&, const SsmParams&) = default;
+};
+struct MambaParams {
+  friend bool operator==(const MambaParams&, const MambaParams&) = default;
+};
+
+/// Mechanisms that read inputs of their own instead of q, k, v.
+using BlockMechanism = std::variant<SsmParams, MambaParams>;
+
+/// "ssm", "mamba".
+std::string_view name_of(const BlockMechanism& mechanism);
+
 /// Two families: keys and values go round a ring, or (linear attention) a state is carried along the ranks by a scan.
 using Mechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams, SparseParams, LinearParams>;
 

@@ -18,8 +18,8 @@ job=("$program" run --input a.h5 --output b.h5)
 fails 2 "no input: want --input FILE" "$program" run --output b.h5 --mechanism softmax
 fails 2 "no output: want --output FILE" "$program" run --input a.h5 --mechanism softmax
 fails 2 "no mechanism: want --mechanism" "${job[@]}"
-fails 2 "--mechanism: found 'sofmax', want softmax, stick-breaking, cog, sparse or linear" "${job[@]}" --mechanism sofmax
-fails 2 "--mechanism: mamba is not in this version, want softmax, stick-breaking, cog, sparse or linear" "${job[@]}" --mechanism mamba
+fails 2 "--mechanism: found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm or mamba" "${job[@]}" --mechanism sofmax
+fails 2 "--mechanism: chela is not in this version, want softmax, stick-breaking, cog, sparse, linear, ssm or mamba" "${job[@]}" --mechanism chela
 
 job+=(--mechanism softmax)
 fails 2 "--inptu: unknown option, did you mean input?" "${job[@]}" --inptu a.h5

@@ -71,6 +71,16 @@ TEST_CASE("A configuration reads back from its text") {
     config.assignments = {{SoftmaxParams{}, {0}},
                           {LinearParams{Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, {1, 2, 3}}};
   }
+  SECTION("ssm and mamba beside softmax, from state to state") {
+    config.want_state = true;
+    config.initial_state = "before.h5";
+    config.assignments = {{SoftmaxParams{}, {0, 3}}};
+    config.blocks = {{SsmParams{}, {1, 2}}, {MambaParams{}, {4}}};
+  }
+  SECTION("mamba alone") {
+    config.assignments.clear();
+    config.blocks = {{MambaParams{}, {}}};
+  }
   SECTION("softmax without causal") {
     config.assignments = {{SoftmaxParams{false, 7}, {}}};
   }
@@ -103,6 +113,11 @@ TEST_CASE("A configuration reads back from its text") {
   REQUIRE(again.report == config.report);
   REQUIRE(again.progress == config.progress);
   REQUIRE(again.dry_run == config.dry_run);
+  REQUIRE(again.blocks.size() == config.blocks.size());
+  for (std::size_t i = 0; i < config.blocks.size(); ++i) {
+    REQUIRE(again.blocks[i].mechanism == config.blocks[i].mechanism);
+    REQUIRE(again.blocks[i].heads == config.blocks[i].heads);
+  }
   REQUIRE(again.assignments.size() == config.assignments.size());
   for (std::size_t i = 0; i < config.assignments.size(); ++i) {
     REQUIRE(again.assignments[i].mechanism == config.assignments[i].mechanism);
@@ -134,13 +149,17 @@ TEST_CASE("What a configuration cannot say") {
     REQUIRE(!contains(message, "\n"));
   };
   fails_with("", "no mechanism");
-  fails_with("mechanism = mamba", "configuration:3: mechanism: mamba is not in this version");
-  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog, sparse or linear");
+  fails_with("mechanism = chela", "configuration:3: mechanism: chela is not in this version");
+  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm or mamba");
   fails_with("mechanism = linear\nlinear.decay = head", "want linear.head-decay with it");
   fails_with("mechanism = linear\nlinear.head-decay = -1", "want it with linear.decay = head alone");
   fails_with("mechanism = linear\nlinear.decay = head\nlinear.head-decay = -1,0.5", "want a list of log decays");
   fails_with("mechanism = linear\nlayout = zigzag", "want contiguous or auto where a state is carried");
   fails_with("mechanism = linear\noutputs = lse", "no head has a mechanism with it");
+  fails_with("heads.softmax = 0-2\nheads.ssm = 2-3", "head 2 is in heads.softmax too");
+  fails_with("heads.ssm = 1\nheads.mamba = 1", "want one mechanism a head");
+  fails_with("mechanism = ssm\nlayout = zigzag", "want contiguous or auto where a state is carried");
+  fails_with("mechanism = ssm\noutputs = lse", "no head has a mechanism with it");
   fails_with("mechanism = softmax\noutputs = state", "no head has linear");
   fails_with("mechanism = softmax\ninitial-state = s.h5", "no head has a state");
   fails_with("mechanism = softmax\nlinear.decay = token", "no head has linear");

@@ -1,0 +1,84 @@
+#include "apps/bench_ssm.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "core/stopwatch.hpp"
+#include "kernels/cpu/exp_rate.hpp"
+#include "kernels/ssm_kernels.hpp"
+
+namespace ringscan {
+namespace {
+
+constexpr std::int64_t kStates = 16;
+constexpr double kSampleSeconds = 0.05;
+
+std::vector<float> random_values(std::int64_t count, std::uint32_t seed, float offset) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(offset);
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+/// Bytes read and written a second.
+double measure_copy_rate(std::vector<float>& to, const std::vector<float>& from) {
+  const ThreadStopwatch watch;
+  double bytes = 0.0;
+  do {
+    std::memcpy(to.data(), from.data(), from.size() * sizeof(float));
+    bytes += 2.0 * static_cast<double>(from.size() * sizeof(float));
+  } while (watch.seconds() < kSampleSeconds);
+  return bytes / watch.seconds();
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+}  // namespace
+
+SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
+  const std::int64_t rows = seq_len * kSsmBenchChannels;
+  const auto u = random_values(rows, 1, 0.0f), z = random_values(rows, 2, 0.0f), delta = random_values(rows, 3, -4.6f);
+  const auto b = random_values(seq_len * kStates, 4, 0.0f), c = random_values(seq_len * kStates, 5, 0.0f);
+  std::vector<float> a(static_cast<std::size_t>(kSsmBenchChannels * kStates));
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = -static_cast<float>(i % kStates + 1);
+  const std::vector<float> d(static_cast<std::size_t>(kSsmBenchChannels), 1.0f);
+  const auto view = [&](const std::vector<float>& values, std::int64_t dim) {
+    return dense_any_view(values.data(), ElementType::kFloat32, {1, seq_len, 1, dim});
+  };
+  ScanInputs inputs;
+  inputs.u = view(u, kSsmBenchChannels);
+  inputs.delta = view(delta, kSsmBenchChannels);
+  inputs.z = view(z, kSsmBenchChannels);
+  inputs.b = view(b, kStates);
+  inputs.c = view(c, kStates);
+  inputs.channels_per_group = kSsmBenchChannels;
+  inputs.a = a.data();
+  inputs.d = d.data();
+  std::vector<float> y(u.size(), 0.0f);
+  const auto kernels = make_cpu_ssm_kernels();
+  const double elements = static_cast<double>(rows);
+  // Of the decays, of softplus and of the gate; u, delta, z and y, and B and C once.
+  const double exponentials = elements * static_cast<double>(kStates + 2);
+  const double bytes = (4.0 * elements + 2.0 * static_cast<double>(seq_len * kStates)) * sizeof(float);
+  std::vector<double> seconds, exp_seconds, memory_seconds, ratios;
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    exp_seconds.push_back(exponentials / measure_exp_rate(kSampleSeconds));
+    memory_seconds.push_back(bytes / measure_copy_rate(y, u));
+    std::vector<float> h(a.size(), 0.0f);
+    Heartbeat heartbeat;
+    const ThreadStopwatch watch;
+    kernels->scan(inputs, {nullptr, h.data()}, dense_view(y.data(), {1, seq_len, 1, kSsmBenchChannels}), heartbeat);
+    seconds.push_back(watch.seconds());
+    ratios.push_back(seconds.back() / std::max(exp_seconds.back(), memory_seconds.back()));
+  }
+  return {median(seconds), median(exp_seconds), median(memory_seconds), median(ratios)};
+}
+
+}  // namespace ringscan

@@ -1,0 +1,41 @@
+#pragma once
+// Synthetic inputs of the mechanisms that read their own: a selective scan, a Mamba block.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/synthetic_activations.hpp"
+#include "io/activation_file.hpp"
+
+namespace ringscan {
+
+/// States a channel; taps of the convolution.
+inline constexpr std::int64_t kSyntheticStates = 16;
+inline constexpr std::int64_t kSyntheticTaps = 4;
+
+/// What a dataset's values are, from a standard normal n.
+enum class SyntheticValues {
+  kNormal,  ///< deviation * n
+  kDelta,   ///< softplus^-1 of e^(log 0.01 + 0.8 n), kept in 0.001..0.1
+  kA,       ///< -(1..d_state) in every row
+  kALog,    ///< log(1..d_state)
+};
+
+struct SyntheticBlockDataset {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  SyntheticValues values = SyntheticValues::kNormal;
+  double deviation = 1.0;
+  bool is_parameter = false;  ///< no tokens: float32, written as a whole
+};
+
+/// ssm: heads * head_dim channels, kv_heads groups. mamba: d_model = heads * head_dim, d_inner twice that, the rank of
+/// dt a sixteenth of it.
+std::vector<SyntheticBlockDataset> synthetic_block_datasets(const SyntheticSpec& spec);
+
+/// Collective. The datasets of one layer; `on_bytes` is told what has been written, over all ranks.
+void write_synthetic_blocks(ActivationWriter& writer, const RankGroup& group, const SyntheticSpec& spec,
+                            std::int64_t layer, const std::function<void(std::int64_t)>& on_bytes);
+
+}  // namespace ringscan

@@ -1,0 +1,442 @@
+// Selective scan and Mamba block, file to file: compiled once with ranks as threads and once under mpirun.
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <string>
+
+#include "comm/local_transport.hpp"
+#include "engine/run.hpp"
+#include "engine/verify.hpp"
+#include "io/activation_file.hpp"
+#include "tests/comm/worlds.hpp"
+#include "tests/engine/access.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/mamba_problem.hpp"
+#include "tests/support/ssm_problem.hpp"
+
+using namespace ringscan;
+using namespace ringscan::testing;
+using ringscan::test::expect;
+using ringscan::test::for_each_world;
+using ringscan::test::make_access;
+
+namespace {
+
+class Folder {
+ public:
+  explicit Folder(Transport& transport) : transport_(transport) {
+    if (transport.rank() == 0) {
+      std::string pattern = (std::filesystem::temp_directory_path() / "ringscan-blocks-XXXXXX").string();
+      if (mkdtemp(pattern.data()) == nullptr) throw failure("no temporary folder");
+      path_ = pattern;
+    }
+    transport.broadcast(path_, 0);
+  }
+  ~Folder() {
+    transport_.barrier();
+    if (transport_.rank() != 0) return;
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+ private:
+  Transport& transport_;
+  std::string path_;
+};
+
+/// Collective; rank 0 writes it all.
+class FileMaker {
+ public:
+  FileMaker(const std::string& path, Transport& transport)
+      : access_(make_access(transport)), writer_(*access_, path, false), is_root_(transport.rank() == 0) {}
+
+  /// Tokens [run) of [batch, seq, ...]; or a parameter, whose second extent then is its "tokens".
+  void add(const std::string& name, const std::vector<float>& values, std::vector<std::int64_t> shape,
+           TokenRun run = {}, ElementType type = ElementType::kFloat32) {
+    const std::int64_t all = shape.size() > 1 ? shape[1] : 1;
+    if (run.empty()) run = {0, all};
+    std::int64_t token = 1;
+    for (std::size_t i = 2; i < shape.size(); ++i) token *= shape[i];
+    std::vector<float> part;
+    for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
+      const auto first = values.begin() + (batch * all + run.begin) * token;
+      part.insert(part.end(), first, first + run.size() * token);
+    }
+    if (shape.size() > 1) shape[1] = run.size();
+    const DatasetInfo info = writer_.create("0", name, type, shape);
+    std::vector<std::byte> bytes(part.size() * size_of(type));
+    convert_elements(part.data(), ElementType::kFloat32, bytes.data(), type, part.size());
+    SlabSelection selection;
+    for (int head = 0; head < (shape.size() > 2 ? shape[2] : 1); ++head) selection.heads.push_back(head);
+    if (is_root_) selection.tokens = {{0, run.size()}};
+    writer_.write_slab(info, selection, bytes.data());
+  }
+
+  void add(const SsmProblem& p, const TokenRun& run, ElementType type = ElementType::kFloat32) {
+    const std::vector<std::int64_t> shape{p.batch, p.seq_len, p.channels};
+    const std::vector<std::int64_t> states{p.batch, p.seq_len, p.groups, p.d_state};
+    add("ssm/u", p.u, shape, run, type);
+    add("ssm/delta", p.delta, shape, run);
+    if (p.has_z) add("ssm/z", p.z, shape, run, type);
+    add("ssm/B", p.b, states, run, type);
+    add("ssm/C", p.c, states, run, type);
+    add("ssm/A", p.a, {p.channels, p.d_state});
+    if (p.has_d) add("ssm/D", p.d, {p.channels});
+    if (p.has_bias) add("ssm/delta_bias", p.bias, {p.channels});
+  }
+
+  void add(const MambaProblem& p, const TokenRun& run, bool as_in_pytorch = false) {
+    const MambaWeights& w = p.weights;
+    const MambaShape& s = w.shape;
+    std::vector<float> a_log = w.a;
+    for (float& a : a_log) a = std::log(-a);
+    add("mamba/x", p.x, {p.batch, p.seq_len, s.d_model}, run);
+    add("mamba/in_proj", w.in_proj, {2 * s.d_inner, s.d_model});
+    if (as_in_pytorch) {
+      add("mamba/conv_weight", w.conv_weight, {s.d_inner, 1, s.conv_width});
+    } else {
+      add("mamba/conv_weight", w.conv_weight, {s.d_inner, s.conv_width});
+    }
+    add("mamba/conv_bias", w.conv_bias, {s.d_inner});
+    add("mamba/x_proj", w.x_proj, {s.dt_b_c(), s.d_inner});
+    add("mamba/dt_proj", w.dt_proj, {s.d_inner, s.dt_rank});
+    add("mamba/dt_bias", w.dt_bias, {s.d_inner});
+    add("mamba/A_log", a_log, {s.d_inner, s.d_state});
+    add("mamba/D", w.d, {s.d_inner});
+    add("mamba/out_proj", w.out_proj, {s.d_out, s.d_inner});
+  }
+
+  /// q, k and v of 4 heads with v_dim 6.
+  void add_heads(std::int64_t batch, std::int64_t seq_len) {
+    std::vector<float> values(static_cast<std::size_t>(batch * seq_len * 4 * 6));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
+    for (const char* name : {"q", "k", "v"}) add(name, values, {batch, seq_len, 4, 6});
+  }
+
+  void finish() { writer_.finish(); }
+
+ private:
+  std::unique_ptr<FileAccess> access_;
+  ActivationWriter writer_;
+  bool is_root_;
+};
+
+SsmProblem make_ssm(std::int64_t seq_len, std::int64_t channels) {
+  SsmProblem p;
+  p.seq_len = seq_len;
+  p.channels = channels;
+  p.groups = 2;
+  p.d_state = 5;
+  p.batch = 2;
+  p.delta_low = 1e-3;
+  p.delta_high = 1e-1;
+  p.fill();
+  return p;
+}
+
+template <typename Problem>
+void write_input(const std::string& path, const Problem& problem, Transport& transport, TokenRun run = {}) {
+  FileMaker maker(path, transport);
+  maker.add(problem, run);
+  maker.finish();
+}
+
+RunConfig make_config(const Folder& folder, const BlockMechanism& mechanism, const std::string& output = "out.h5") {
+  RunConfig config;
+  config.input = folder.file("in.h5");
+  config.output = folder.file(output);
+  config.blocks = {{mechanism, {}}};
+  return config;
+}
+
+RunReport run_job(const RunConfig& config, Transport& transport) {
+  RunContext context;
+  context.transport = &transport;
+  context.make_access = [](Transport& group) { return make_access(group); };
+  return run(config, context);
+}
+
+bool verifies(const RunConfig& config, Transport& transport) {
+  const auto access = make_access(transport);
+  VerifyRequest request;
+  request.input = config.input;
+  request.output = config.output;
+  request.rows = std::nullopt;
+  const VerifyReport report = verify(request, *access);
+  if (!report.passed() && transport.rank() == 0) std::fputs(summarize(report).c_str(), stderr);
+  return report.passed() && !report.checks.empty();
+}
+
+std::vector<double> read_output(const std::string& path, const std::string& dataset, Transport& transport) {
+  const auto access = make_access(transport);
+  ActivationReader reader(*access, path);
+  return reader.read_whole(reader.require("0", dataset, {-1, -1, -1}));
+}
+
+/// The message of the error that every rank gets.
+std::string refusal(const RunConfig& config, Transport& transport) {
+  try {
+    run_job(config, transport);
+  } catch (const Error& error) {
+    expect(transport, error.code() == ExitCode::kBadInput && error.is_collective());
+    return error.what();
+  }
+  return "";
+}
+
+bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// The second half of a job goes on from the first's state: [batch, seq, width] put together.
+std::vector<double> run_in_two(const Folder& folder, const BlockMechanism& mechanism, const std::string& output,
+                               std::int64_t batch, Transport& transport) {
+  RunConfig first = make_config(folder, mechanism, "first-out.h5");
+  first.input = folder.file("first.h5");
+  first.want_state = true;
+  run_job(first, transport);
+  RunConfig second = make_config(folder, mechanism, "second-out.h5");
+  second.input = folder.file("second.h5");
+  second.initial_state = first.output;
+  run_job(second, transport);
+  expect(transport, verifies(second, transport));
+  const auto a = read_output(first.output, output, transport);
+  const auto b = read_output(second.output, output, transport);
+  std::vector<double> both;
+  for (std::int64_t i = 0; i < batch; ++i) {
+    const auto part_a = static_cast<std::ptrdiff_t>(a.size()) / batch;
+    const auto part_b = static_cast<std::ptrdiff_t>(b.size()) / batch;
+    both.insert(both.end(), a.begin() + i * part_a, a.begin() + (i + 1) * part_a);
+    both.insert(both.end(), b.begin() + i * part_b, b.begin() + (i + 1) * part_b);
+  }
+  return both;
+}
+
+}  // namespace
+
+TEST_CASE("a selective scan, file to file, equals the oracle in every element type") {
+  for (const std::int64_t seq_len : {1, 5, 203}) {
+    const SsmProblem p = make_ssm(seq_len, 36);
+    const SsmResult exact = exact_result(p);
+    for_each_world([&](Transport& transport) {
+      const Folder folder(transport);
+      write_input(folder.file("in.h5"), p, transport);
+      for (const bool reproducible : {false, true}) {
+        RunConfig config = make_config(folder, SsmParams{});
+        config.overwrite = true;
+        config.reproducible = reproducible;
+        const RunReport report = run_job(config, transport);
+        expect(transport, report.finished && report.not_collective == 0);
+        expect(transport, report.peak_bytes <= report.plan.memory.total());
+        expect(transport, relative_error(read_output(config.output, "ssm/y", transport), exact.y) <= 1e-5);
+        expect(transport, verifies(config, transport));
+      }
+    });
+  }
+  const SsmProblem p = make_ssm(67, 8);
+  for (const ElementType type : {ElementType::kFloat64, ElementType::kFloat16, ElementType::kBfloat16}) {
+    for_each_world([&](Transport& transport) {
+      const Folder folder(transport);
+      FileMaker maker(folder.file("in.h5"), transport);
+      maker.add(p, {}, type);
+      maker.finish();
+      const RunConfig config = make_config(folder, SsmParams{});
+      const RunReport report = run_job(config, transport);
+      expect(transport, report.plan.blocks[0].shape.output_type == type);
+      expect(transport, report.peak_bytes <= report.plan.memory.total());
+      expect(transport, verifies(config, transport));
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("a Mamba block, file to file, equals the oracle") {
+  for (const std::int64_t seq_len : {2, 130}) {
+    const MambaProblem p = make_mamba_problem(seq_len, {10, 20, 4, 2, 7, 4}, 2);
+    const std::vector<double> exact = exact_result(p);
+    for_each_world([&](Transport& transport) {
+      const Folder folder(transport);
+      FileMaker maker(folder.file("in.h5"), transport);
+      maker.add(p, {}, seq_len > 100);
+      maker.finish();
+      const RunConfig config = make_config(folder, MambaParams{});
+      const RunReport report = run_job(config, transport);
+      expect(transport, report.peak_bytes <= report.plan.memory.total());
+      expect(transport, relative_error(read_output(config.output, "mamba/y", transport), exact) <= 1e-5);
+      expect(transport, verifies(config, transport));
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("in a hybrid the output lands in its heads' slots of o") {
+  SsmProblem ssm = make_ssm(101, 12);
+  const MambaProblem mamba = make_mamba_problem(101, {10, 20, 4, 2, 6, 4}, 2);
+  const std::vector<double> exact_ssm = exact_result(ssm).y;
+  const std::vector<double> exact_mamba = exact_result(mamba);
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    FileMaker maker(folder.file("in.h5"), transport);
+    maker.add(ssm, {});
+    maker.add(mamba, {});
+    maker.add_heads(2, 101);
+    maker.finish();
+    RunConfig config = make_config(folder, SsmParams{});
+    config.assignments = {{SoftmaxParams{}, {1}}};
+    config.blocks = {{SsmParams{}, {0, 3}}, {MambaParams{}, {2}}};
+    run_job(config, transport);
+    const auto access = make_access(transport);
+    ActivationReader reader(*access, config.output);
+    const std::vector<double> o = reader.read_whole(reader.require("0", "o", {2, 101, 4, 6}));
+    std::vector<double> found_ssm, found_mamba;
+    for (std::size_t row = 0; row < 2 * 101; ++row) {
+      const auto head = [&](std::size_t index) {
+        return o.begin() + static_cast<std::ptrdiff_t>((row * 4 + index) * 6);
+      };
+      found_ssm.insert(found_ssm.end(), head(0), head(1));
+      found_ssm.insert(found_ssm.end(), head(3), head(4));
+      found_mamba.insert(found_mamba.end(), head(2), head(3));
+    }
+    expect(transport, relative_error(found_ssm, exact_ssm) <= 1e-5);
+    expect(transport, relative_error(found_mamba, exact_mamba) <= 1e-5);
+    expect(transport, verifies(config, transport));
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a memory bound is kept by blocks of channels") {
+  const SsmProblem ssm = make_ssm(400, 128);
+  const MambaProblem mamba = make_mamba_problem(900, {8, 96, 4, 2, 8, 4});
+  for_each_world([&](Transport& transport) {
+    for (const bool is_ssm : {true, false}) {
+      const Folder folder(transport);
+      if (is_ssm) {
+        write_input(folder.file("in.h5"), ssm, transport);
+      } else {
+        write_input(folder.file("in.h5"), mamba, transport);
+      }
+      const BlockMechanism mechanism = is_ssm ? BlockMechanism(SsmParams{}) : BlockMechanism(MambaParams{});
+      RunConfig config = make_config(folder, mechanism);
+      const RunReport roomy = run_job(config, transport);
+      config.memory_bytes = roomy.plan.memory.total() * 2 / 3;
+      config.output = folder.file("tight.h5");
+      const RunReport tight = run_job(config, transport);
+      expect(transport, tight.plan.blocks[0].block_channels < roomy.plan.blocks[0].block_channels);
+      expect(transport, tight.peak_bytes <= *config.memory_bytes);
+      expect(transport, verifies(config, transport));
+      config.memory_bytes = 1000;
+      config.output = folder.file("none.h5");
+      expect(transport, mentions(refusal(config, transport), "--memory"));
+    }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("reproducible blocks: the same file content for any number of ranks") {
+  const SsmProblem ssm = make_ssm(213, 70);
+  const MambaProblem mamba = make_mamba_problem(530, {8, 300, 3, 2, 8, 4});
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    FileMaker maker(folder.file("in.h5"), transport);
+    maker.add(ssm, {});
+    maker.add(mamba, {});
+    maker.finish();
+    for (const bool is_ssm : {true, false}) {
+      const BlockMechanism mechanism = is_ssm ? BlockMechanism(SsmParams{}) : BlockMechanism(MambaParams{});
+      const char* dataset = is_ssm ? "ssm/y" : "mamba/y";
+      RunConfig config = make_config(folder, mechanism, is_ssm ? "ssm.h5" : "mamba.h5");
+      config.reproducible = true;
+      run_job(config, transport);
+      const auto y = read_output(config.output, dataset, transport);
+      if (transport.rank() == 0) {
+        run_ranks(1, [&](Transport& solo) {
+          config.output = folder.file(is_ssm ? "ssm-solo.h5" : "mamba-solo.h5");
+          RunContext context;
+          context.transport = &solo;
+          context.make_access = [](Transport& group) { return make_shared_file_access(group); };
+          run(config, context);
+          const auto access = make_shared_file_access(solo);
+          ActivationReader reader(*access, config.output);
+          expect(transport, reader.read_whole(*reader.find("0", dataset)) == y);
+        });
+      }
+      transport.barrier();
+    }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a sequence cut into two jobs gives what one gives") {
+  const SsmProblem ssm = make_ssm(90, 24);
+  const MambaProblem mamba = make_mamba_problem(90, {10, 20, 4, 2, 7, 4}, 2);
+  const std::vector<double> exact_ssm = exact_result(ssm).y;
+  const std::vector<double> exact_mamba = exact_result(mamba);
+  for_each_world([&](Transport& transport) {
+    for (const std::int64_t cut : {2, 55}) {
+      const Folder folder(transport);
+      for (const auto& [name, run] :
+           {std::pair("first.h5", TokenRun{0, cut}), std::pair("second.h5", TokenRun{cut, 90})}) {
+        FileMaker maker(folder.file(name), transport);
+        maker.add(ssm, run);
+        maker.add(mamba, run);
+        maker.finish();
+      }
+      expect(transport, relative_error(run_in_two(folder, SsmParams{}, "ssm/y", 2, transport), exact_ssm) <= 1e-5);
+      std::error_code ignored;
+      if (transport.rank() == 0) {
+        std::filesystem::remove(folder.file("first-out.h5"), ignored);
+        std::filesystem::remove(folder.file("second-out.h5"), ignored);
+      }
+      transport.barrier();
+      expect(transport,
+             relative_error(run_in_two(folder, MambaParams{}, "mamba/y", 2, transport), exact_mamba) <= 1e-5);
+    }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("bad blocks get their one line") {
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    const auto refusal_of = [&](const SsmProblem& p, const char* file) {
+      FileMaker maker(folder.file(file), transport);
+      maker.add(p, {});
+      maker.add_heads(p.batch, p.seq_len);
+      maker.finish();
+      RunConfig config = make_config(folder, SsmParams{});
+      config.input = folder.file(file);
+      return refusal(config, transport);
+    };
+    SsmProblem positive = make_ssm(20, 8);
+    positive.a[7] = 0.5f;
+    expect(transport, mentions(refusal_of(positive, "positive.h5"), "want every A under 0"));
+    SsmProblem uneven = make_ssm(20, 9);
+    expect(transport, mentions(refusal_of(uneven, "uneven.h5"), "the groups must divide the channels"));
+    SsmProblem infinite = make_ssm(20, 8);
+    infinite.u[3] = INFINITY;
+    expect(transport, mentions(refusal_of(infinite, "infinite.h5"), "/layers/0/ssm/u"));
+    SsmProblem good = make_ssm(20, 8);
+    expect(transport, refusal_of(good, "good.h5").empty());
+
+    RunConfig config = make_config(folder, MambaParams{}, "other.h5");
+    config.input = folder.file("good.h5");
+    expect(transport, mentions(refusal(config, transport), "mamba/x is missing"));
+    config.blocks = {{SsmParams{}, {0, 1}}};
+    config.assignments = {{SoftmaxParams{}, {2, 3}}};
+    expect(transport, mentions(refusal(config, transport), "want 12"));
+    config.blocks = {{SsmParams{}, {9}}};
+    expect(transport, mentions(refusal(config, transport), "head 9 does not exist"));
+    config = make_config(folder, SsmParams{}, "other.h5");
+    config.input = folder.file("good.h5");
+    config.initial_state = folder.file("out.h5");
+    expect(transport, mentions(refusal(config, transport), "state/ssm/h is missing"));
+    config.initial_state.clear();
+    config.layout = LayoutKind::kZigzag;
+    expect(transport, mentions(refusal(config, transport), "zigzag"));
+    expect(transport, !std::filesystem::exists(config.output));
+  });
+  SUCCEED();
+}
