@@ -242,7 +242,11 @@ Result run_case(Kernels& kernels, const AttentionCase& problem, const Activation
   return std::visit(
       [&](const auto& params) -> Result {
         // What is not on the ring has no block, and tests of its own.
-        if constexpr (requires { typename BlockOf<std::decay_t<decltype(params)>>::type; }) {
+        using Params = std::decay_t<decltype(params)>;
+        constexpr bool has_block = requires {
+          typename BlockOf<Params>::type;
+        };
+        if constexpr (has_block || std::is_same_v<Params, SparseParams>) {
           return run_with(kernels, problem, activations, params);
         } else {
           throw failure("these cases are of mechanisms on the ring");
