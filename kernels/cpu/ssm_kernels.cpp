@@ -1,5 +1,5 @@
-// The selective scan on the CPU: brings blocks of tokens and channels into float32, hands them to this machine's
-// functions, and puts the results where they belong.
+// The selective scan on the CPU: hands blocks of tokens and channels to this machine's functions, where they stand if
+// they are float32 and whole vectors, else by way of scratch.
 
 #include "kernels/ssm_kernels.hpp"
 
@@ -37,7 +37,15 @@ struct ChannelBlock {
   std::int64_t count = 0;
   std::int64_t group = 0;
   std::size_t padded() const { return round_up_lanes(static_cast<std::size_t>(count)); }
+  bool is_whole_vectors() const { return padded() == static_cast<std::size_t>(count); }
 };
+
+/// As many channels as have their states in the first cache, in whole vectors.
+std::int64_t channels_at_once(std::int64_t d_state) {
+  constexpr std::size_t kStateBytes = 32 * 1024;
+  const std::size_t fit = kStateBytes / (2 * sizeof(float) * static_cast<std::size_t>(d_state));
+  return static_cast<std::int64_t>(std::clamp(fit / kSsmLanes * kSsmLanes, kSsmLanes, kSsmChannels));
+}
 
 std::vector<ChannelBlock> channel_blocks(const ScanInputs& inputs) {
   std::vector<ChannelBlock> blocks;
@@ -45,7 +53,7 @@ std::vector<ChannelBlock> channel_blocks(const ScanInputs& inputs) {
     const std::int64_t global = inputs.first_channel + begin;
     const std::int64_t group = global / inputs.channels_per_group;
     const std::int64_t group_end = (group + 1) * inputs.channels_per_group - inputs.first_channel;
-    const std::int64_t end = std::min({begin + static_cast<std::int64_t>(kSsmChannels), group_end, inputs.channels()});
+    const std::int64_t end = std::min({begin + channels_at_once(inputs.d_state()), group_end, inputs.channels()});
     blocks.push_back({begin, end - begin, group});
     begin = end;
   }
@@ -77,17 +85,20 @@ class Workspace {
     y = take(kBlockFloats);
     b = take(kSsmTokens * d_state);
     c = take(kSsmTokens * d_state);
-    a_log2 = take(d_state * kSsmChannels);
-    h = take(d_state * kSsmChannels);
-    lanes = take(2 * d_state * kSsmLanes);
+    states = take(2 * d_state * kSsmChannels);
     d = take(kSsmChannels);
     bias = take(kSsmChannels);
     a_slowest = take(kSsmChannels);
     sums = {take(kSsmChannels), take(kSsmChannels)};
   }
   static std::size_t bytes(std::size_t d_state) {
-    return (4 * kBlockFloats + 2 * kSsmTokens * d_state + 2 * d_state * (kSsmChannels + kSsmLanes) + 5 * kSsmChannels) *
+    return (4 * kBlockFloats + 2 * kSsmTokens * d_state + 2 * d_state * kSsmChannels + 5 * kSsmChannels) *
            sizeof(float);
+  }
+
+  /// Of channel `i` of the block: A log2 e, and kSsmLanes further its h.
+  float* state(std::size_t i, std::size_t n, std::size_t d_state) const {
+    return states + (i / kSsmLanes * d_state + n) * 2 * kSsmLanes + i % kSsmLanes;
   }
 
   float* u = nullptr;
@@ -96,9 +107,7 @@ class Workspace {
   float* y = nullptr;
   float* b = nullptr;
   float* c = nullptr;
-  float* a_log2 = nullptr;
-  float* h = nullptr;
-  float* lanes = nullptr;
+  float* states = nullptr;
   float* d = nullptr;
   float* bias = nullptr;
   float* a_slowest = nullptr;
@@ -135,8 +144,11 @@ class CpuSsmKernels final : public SsmKernels {
   void load_parameters(const ScanInputs& inputs, const ChannelBlock& block);
   void load_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, const float* h);
   void store_state(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, float* h) const;
+  ScanRows rows_of(const AnyView& view, const ChannelBlock& block, std::int64_t batch, const TokenRun& tokens,
+                   float* scratch) const;
   ScanBlock load_tokens(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch, const TokenRun& tokens,
-                        bool with_u);
+                        const TensorView<float>& y);
+  void store_y(const ChannelBlock& block, std::int64_t batch, const TokenRun& tokens, const TensorView<float>& y) const;
 
   const SsmOps& ops_ = ssm_ops();
   Workspace work_;
@@ -152,7 +164,7 @@ void CpuSsmKernels::load_parameters(const ScanInputs& inputs, const ChannelBlock
     float slowest = -HUGE_VALF;
     for (std::size_t n = 0; n < d_state; ++n) {
       const auto a_log2 = static_cast<float>(std::numbers::log2e * inputs.a[channel * d_state + n]);
-      work_.a_log2[n * kSsmChannels + i] = a_log2;
+      *work_.state(i, n, d_state) = a_log2;
       slowest = std::max(slowest, a_log2);
     }
     work_.a_slowest[i] = slowest;
@@ -166,7 +178,7 @@ void CpuSsmKernels::load_state(const ScanInputs& inputs, const ChannelBlock& blo
   const auto d_state = static_cast<std::size_t>(inputs.d_state());
   const float* from = h + (batch * inputs.channels() + block.begin) * inputs.d_state();
   for (std::size_t i = 0; i < static_cast<std::size_t>(block.count); ++i) {
-    for (std::size_t n = 0; n < d_state; ++n) work_.h[n * kSsmChannels + i] = from[i * d_state + n];
+    for (std::size_t n = 0; n < d_state; ++n) work_.state(i, n, d_state)[kSsmLanes] = from[i * d_state + n];
   }
   std::fill_n(work_.sums.high, kSsmChannels, 0.0f);
   std::fill_n(work_.sums.low, kSsmChannels, 0.0f);
@@ -177,31 +189,59 @@ void CpuSsmKernels::store_state(const ScanInputs& inputs, const ChannelBlock& bl
   const auto d_state = static_cast<std::size_t>(inputs.d_state());
   float* to = h + (batch * inputs.channels() + block.begin) * inputs.d_state();
   for (std::size_t i = 0; i < static_cast<std::size_t>(block.count); ++i) {
-    for (std::size_t n = 0; n < d_state; ++n) to[i * d_state + n] = work_.h[n * kSsmChannels + i];
+    for (std::size_t n = 0; n < d_state; ++n) to[i * d_state + n] = work_.state(i, n, d_state)[kSsmLanes];
   }
 }
 
+ScanRows CpuSsmKernels::rows_of(const AnyView& view, const ChannelBlock& block, std::int64_t batch,
+                                const TokenRun& tokens, float* scratch) const {
+  if (view.data == nullptr) return {};
+  if (view.type == ElementType::kFloat32 && block.is_whole_vectors()) {
+    return {reinterpret_cast<const float*>(view.row(batch, tokens.begin, 0)) + block.begin,
+            static_cast<std::size_t>(view.strides[1])};
+  }
+  stage(view, batch, 0, tokens, block.begin, block.count, kSsmChannels, scratch);
+  return {scratch, kSsmChannels};
+}
+
 ScanBlock CpuSsmKernels::load_tokens(const ScanInputs& inputs, const ChannelBlock& block, std::int64_t batch,
-                                     const TokenRun& tokens, bool with_u) {
-  ScanBlock staged;
-  staged.tokens = static_cast<std::size_t>(tokens.size());
-  staged.channels = block.padded();
-  staged.d_state = static_cast<std::size_t>(inputs.d_state());
-  if (with_u) stage(inputs.u, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.u);
-  stage(inputs.delta, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.delta);
-  if (inputs.z.data != nullptr) stage(inputs.z, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.z);
-  if (with_u) stage(inputs.b, batch, block.group, tokens, 0, inputs.d_state(), staged.d_state, work_.b);
-  stage(inputs.c, batch, block.group, tokens, 0, inputs.d_state(), staged.d_state, work_.c);
-  ops_.softplus(work_.delta, work_.bias, staged.tokens, staged.channels);
-  staged.u = work_.u;
-  staged.delta = work_.delta;
-  staged.b = work_.b;
-  staged.c = work_.c;
-  staged.a_log2 = work_.a_log2;
-  staged.d = work_.d;
-  staged.lanes = work_.lanes;
-  staged.y = work_.y;
-  return staged;
+                                     const TokenRun& tokens, const TensorView<float>& y) {
+  ScanBlock loaded;
+  loaded.tokens = static_cast<std::size_t>(tokens.size());
+  loaded.channels = block.padded();
+  loaded.d_state = static_cast<std::size_t>(inputs.d_state());
+  const AnyView y_view{reinterpret_cast<const std::byte*>(y.data), ElementType::kFloat32, y.shape, y.strides};
+  loaded.u = rows_of(inputs.u, block, batch, tokens, work_.u);
+  loaded.delta = rows_of(inputs.delta, block, batch, tokens, work_.delta);
+  loaded.z = rows_of(inputs.z, block, batch, tokens, work_.z);
+  const bool in_place = block.is_whole_vectors() && loaded.u.data != work_.u && loaded.delta.data != work_.delta &&
+                        loaded.z.data != work_.z;
+  loaded.last_token = static_cast<std::size_t>((in_place ? inputs.tokens() : tokens.end) - tokens.begin - 1);
+  stage(inputs.b, batch, block.group, tokens, 0, inputs.d_state(), loaded.d_state, work_.b);
+  stage(inputs.c, batch, block.group, tokens, 0, inputs.d_state(), loaded.d_state, work_.c);
+  loaded.b = work_.b;
+  loaded.c = work_.c;
+  loaded.d = work_.d;
+  loaded.bias = work_.bias;
+  loaded.states = work_.states;
+  if (block.is_whole_vectors()) {
+    loaded.y = y.row(batch, tokens.begin, 0) + block.begin;
+    loaded.y_stride = static_cast<std::size_t>(y.strides[1]);
+  } else {
+    stage(y_view, batch, 0, tokens, block.begin, block.count, kSsmChannels, work_.y);
+    loaded.y = work_.y;
+    loaded.y_stride = kSsmChannels;
+  }
+  return loaded;
+}
+
+void CpuSsmKernels::store_y(const ChannelBlock& block, std::int64_t batch, const TokenRun& tokens,
+                            const TensorView<float>& y) const {
+  if (block.is_whole_vectors()) return;  // it was computed in its place
+  for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+    std::copy_n(work_.y + static_cast<std::size_t>(token - tokens.begin) * kSsmChannels, block.count,
+                y.row(batch, token, 0) + block.begin);
+  }
 }
 
 template <typename Body>
@@ -221,14 +261,8 @@ void CpuSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, Ten
     for (std::int64_t batch = 0; batch < inputs.batch(); ++batch) {
       load_state(inputs, block, batch, state.h);
       for_token_blocks(inputs.tokens(), [&](const TokenRun& tokens) {
-        const ScanBlock staged = load_tokens(inputs, block, batch, tokens, true);
-        ops_.scan(staged, work_.h);
-        if (state.delta_sum != nullptr) ops_.add_up(work_.delta, staged.tokens, staged.channels, work_.sums);
-        if (inputs.z.data != nullptr) ops_.gate(work_.y, work_.z, staged.tokens, staged.channels);
-        for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-          std::copy_n(work_.y + static_cast<std::size_t>(token - tokens.begin) * kSsmChannels, block.count,
-                      y.row(batch, token, 0) + block.begin);
-        }
+        ops_.scan(load_tokens(inputs, block, batch, tokens, y), work_.sums);
+        store_y(block, batch, tokens, y);
         heartbeat.beat();
         return true;
       });
@@ -250,14 +284,9 @@ std::int64_t CpuSsmKernels::add_incoming(const ScanInputs& inputs, const float* 
     for (std::int64_t batch = 0; batch < inputs.batch(); ++batch) {
       load_state(inputs, block, batch, h_in);
       for_token_blocks(inputs.tokens(), [&](const TokenRun& tokens) {
-        const ScanBlock staged = load_tokens(inputs, block, batch, tokens, false);
-        if (!ops_.incoming(staged, work_.h, work_.a_slowest, work_.sums)) return false;
-        if (inputs.z.data != nullptr) ops_.gate(work_.y, work_.z, staged.tokens, staged.channels);
-        for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-          const float* from = work_.y + static_cast<std::size_t>(token - tokens.begin) * kSsmChannels;
-          float* to = y.row(batch, token, 0) + block.begin;
-          for (std::int64_t i = 0; i < block.count; ++i) to[i] += from[i];
-        }
+        const ScanBlock loaded = load_tokens(inputs, block, batch, tokens, y);
+        if (!ops_.incoming(loaded, work_.a_slowest, work_.sums)) return false;
+        store_y(block, batch, tokens, y);
         visited += tokens.size() * block.count;
         heartbeat.beat();
         return true;

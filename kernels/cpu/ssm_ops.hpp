@@ -12,21 +12,10 @@ inline constexpr std::size_t kSsmLanes = 16;      ///< floats in the widest vect
 inline constexpr std::size_t kSsmChannels = 256;  ///< stride: channels of a block at most
 inline constexpr std::size_t kSsmTokens = 64;     ///< tokens of a block at most
 
-/// A block of tokens and channels of one group, as float32.
-struct ScanBlock {
-  std::size_t tokens = 0;
-  std::size_t channels = 0;  ///< rounded up to kSsmLanes
-  std::size_t d_state = 0;
-  const float* u = nullptr;       ///< [token][kSsmChannels]
-  const float* delta = nullptr;   ///< [token][kSsmChannels], after softplus
-  const float* b = nullptr;       ///< [token][d_state]
-  const float* c = nullptr;       ///< [token][d_state]
-  const float* a_log2 = nullptr;  ///< [d_state][kSsmChannels]: A log2 e
-  const float* d = nullptr;       ///< [kSsmChannels]
-  /// [d_state][2][kSsmLanes]: A and h of the lanes in hand side by side. Walked in place, a stride that is a power of
-  /// two would make each load wait for stores whose addresses end alike.
-  float* lanes = nullptr;
-  float* y = nullptr;  ///< [token][kSsmChannels]
+/// Rows of float32 by token, `stride` apart, channels side by side.
+struct ScanRows {
+  const float* data = nullptr;
+  std::size_t stride = 0;
 };
 
 /// Sums of delta and what rounding took from them, so that a million small steps add up right.
@@ -35,17 +24,32 @@ struct DeltaSums {
   float* low = nullptr;
 };
 
+/// A block of tokens and channels of one group.
+struct ScanBlock {
+  std::size_t tokens = 0;
+  std::size_t channels = 0;  ///< rounded up to kSsmLanes
+  std::size_t d_state = 0;
+  std::size_t last_token = 0;  ///< the last one, counted from this block's first, whose rows may be fetched ahead
+  ScanRows u;
+  ScanRows delta;               ///< before bias and softplus
+  ScanRows z;                   ///< data == nullptr: no gate
+  const float* b = nullptr;     ///< [token][d_state]
+  const float* c = nullptr;     ///< [token][d_state]
+  const float* d = nullptr;     ///< [kSsmChannels]
+  const float* bias = nullptr;  ///< [kSsmChannels]
+  /// [channels / kSsmLanes][d_state][2][kSsmLanes]: A log2 e and h, side by side, so that a block's stay in the first
+  /// cache while tokens go by.
+  float* states = nullptr;
+  float* y = nullptr;
+  std::size_t y_stride = 0;
+};
+
 struct SsmOps {
-  /// delta = softplus(delta + bias).
-  void (*softplus)(float* delta, const float* bias, std::size_t tokens, std::size_t channels);
-  void (*add_up)(const float* delta, std::size_t tokens, std::size_t channels, const DeltaSums& sums);
-  /// `h` [d_state][kSsmChannels] goes from before the block to behind it.
-  void (*scan)(const ScanBlock& block, float* h);
-  /// y[t] = sum_n c_t[n] 2^(a_log2[n] (sums + delta of the block up to t)) h_in[n]; the sums go on. False, and nothing
-  /// done, where every channel's slowest state (a_slowest) has decayed under 2^-64.
-  bool (*incoming)(const ScanBlock& block, const float* h_in, const float* a_slowest, const DeltaSums& sums);
-  /// y *= silu(z).
-  void (*gate)(float* y, const float* z, std::size_t tokens, std::size_t channels);
+  /// The states go from before the block to behind it; y = (sum_n c[n] h[n] + d u) silu(z). The sums go on.
+  void (*scan)(const ScanBlock& block, const DeltaSums& sums);
+  /// y += silu(z) sum_n c[n] 2^(a[n] (sums + delta of the block so far)) h[n]; the sums go on, h stays. False, and
+  /// nothing done, where every channel's slowest state (a_slowest: the A log2 e nearest to 0) has decayed under 2^-64.
+  bool (*incoming)(const ScanBlock& block, const float* a_slowest, const DeltaSums& sums);
   /// out[i] = silu(bias[i] + sum_k weight[k][i] rows[k][i]); weight [width][channels].
   void (*conv_row)(const float* const* rows, const float* weight, const float* bias, std::size_t width,
                    std::size_t channels, float* out);
