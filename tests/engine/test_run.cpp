@@ -2,63 +2,29 @@
 
 #include "engine/run.hpp"
 
-#include <unistd.h>
-
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <string>
 
 #include "comm/local_transport.hpp"
-#include "engine/verify.hpp"
 #include "io/activation_file.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
+#include "tests/engine/job.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::expect;
+using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_access;
+using ringscan::test::make_context;
+using ringscan::test::read_output;
+using ringscan::test::verifies;
 
 namespace {
-
-/// A folder of its own for each world, removed by rank 0 at the end.
-class Folder {
- public:
-  explicit Folder(Transport& transport) : transport_(transport) {
-    if (transport.rank() == 0) {
-      std::string pattern = (std::filesystem::temp_directory_path() / "ringscan-run-XXXXXX").string();
-      if (mkdtemp(pattern.data()) == nullptr) throw failure("no temporary folder");
-      path_ = pattern;
-    }
-    transport.broadcast(path_, 0);
-  }
-  ~Folder() {
-    if (transport_.rank() == 0) {
-      std::error_code ignored;
-      std::filesystem::remove_all(path_, ignored);
-    }
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-  std::size_t files() const {
-    return static_cast<std::size_t>(
-        std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator()));
-  }
-
- private:
-  Transport& transport_;
-  std::string path_;
-};
-
-RunContext make_context(Transport& transport) {
-  RunContext context;
-  context.transport = &transport;
-  context.make_access = [](Transport& group) { return make_access(group); };
-  return context;
-}
 
 AttentionProblem make_problem(std::int64_t seq_len, ElementType type, std::uint32_t seed) {
   AttentionProblem problem;
@@ -105,24 +71,6 @@ RunConfig make_config(const std::string& input, const std::string& output) {
   config.want_lse = config.want_remainder = true;
   config.assignments = {{SoftmaxParams{}, {0, 2}}, {StickBreakingParams{}, {1, 3}}};
   return config;
-}
-
-bool verifies(const std::string& input, const std::string& output, Transport& transport) {
-  const auto access = make_access(transport);
-  VerifyRequest request;
-  request.input = input;
-  request.output = output;
-  request.rows = std::nullopt;
-  const VerifyReport report = verify(request, *access);
-  if (!report.passed() && transport.rank() == 0) std::fputs(summarize(report).c_str(), stderr);
-  return report.passed();
-}
-
-std::vector<double> read_output(const std::string& path, const std::string& layer, const std::string& dataset,
-                                Transport& transport) {
-  const auto access = make_access(transport);
-  ActivationReader reader(*access, path);
-  return reader.read_whole(*reader.find(layer, dataset));
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // Linear heads, file to file: compiled once with ranks as threads and once under mpirun.
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -12,10 +10,10 @@
 
 #include "comm/local_transport.hpp"
 #include "engine/run.hpp"
-#include "engine/verify.hpp"
 #include "io/activation_file.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
+#include "tests/engine/job.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/linear_problem.hpp"
@@ -23,33 +21,12 @@
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::expect;
+using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_access;
+using ringscan::test::make_context;
 
 namespace {
-
-/// A folder of its own for each world; rank 0 removes it once all are done with it.
-class Folder {
- public:
-  explicit Folder(Transport& transport) : transport_(transport) {
-    if (transport.rank() == 0) {
-      std::string pattern = (std::filesystem::temp_directory_path() / "ringscan-linear-XXXXXX").string();
-      if (mkdtemp(pattern.data()) == nullptr) throw failure("no temporary folder");
-      path_ = pattern;
-    }
-    transport.broadcast(path_, 0);
-  }
-  ~Folder() {
-    if (transport_.rank() != 0) return;
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  Transport& transport_;
-  std::string path_;
-};
 
 LinearProblem make_problem(std::int64_t seq_len, ElementType type = ElementType::kFloat32) {
   LinearProblem problem;
@@ -103,13 +80,6 @@ void write_input(const std::string& path, const LinearProblem& problem, const To
   writer.finish();
 }
 
-RunContext make_context(Transport& transport) {
-  RunContext context;
-  context.transport = &transport;
-  context.make_access = [](Transport& group) { return make_access(group); };
-  return context;
-}
-
 RunConfig make_config(const std::string& input, const std::string& output, const LinearParams& params) {
   RunConfig config;
   config.input = input;
@@ -122,24 +92,15 @@ RunConfig make_config(const std::string& input, const std::string& output, const
 }
 
 VerifyReport verify_all(const RunConfig& config, Transport& transport) {
-  const auto access = make_access(transport);
-  VerifyRequest request;
-  request.input = config.input;
-  request.output = config.output;
-  request.rows = std::nullopt;
-  return verify(request, *access);
+  return test::verify_all(config.input, config.output, transport);
 }
 
 bool verifies(const RunConfig& config, Transport& transport) {
-  const VerifyReport report = verify_all(config, transport);
-  if (!report.passed() && transport.rank() == 0) std::fputs(summarize(report).c_str(), stderr);
-  return report.passed();
+  return test::verifies(config.input, config.output, transport);
 }
 
 std::vector<double> read_output(const std::string& path, const std::string& dataset, Transport& transport) {
-  const auto access = make_access(transport);
-  ActivationReader reader(*access, path);
-  return reader.read_whole(*reader.find("1", dataset));
+  return test::read_output(path, "1", dataset, transport);
 }
 
 const LinearParams kToken{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
