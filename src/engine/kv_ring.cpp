@@ -5,16 +5,22 @@
 
 namespace ringscan {
 
+NarrowedHeads narrow_to(std::span<const HeadSlot> slots) {
+  NarrowedHeads narrowed;
+  std::vector<int>& heads = narrowed.kv_heads;
+  for (const HeadSlot& slot : slots) heads.push_back(slot.kv_head);
+  std::sort(heads.begin(), heads.end());
+  heads.erase(std::unique(heads.begin(), heads.end()), heads.end());
+  for (const HeadSlot& slot : slots) {
+    const auto place = std::lower_bound(heads.begin(), heads.end(), slot.kv_head);
+    narrowed.slots.push_back({slot.q_head, static_cast<int>(place - heads.begin())});
+  }
+  return narrowed;
+}
+
 KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
                std::span<const HeadSlot> slots, MemoryLedger* ledger)
-    : layout_(&layout), rank_(rank), own_k_(k), own_v_(v), own_slots_(slots) {
-  for (const HeadSlot& slot : slots) travelling_heads_.push_back(slot.kv_head);
-  std::sort(travelling_heads_.begin(), travelling_heads_.end());
-  travelling_heads_.erase(std::unique(travelling_heads_.begin(), travelling_heads_.end()), travelling_heads_.end());
-  for (const HeadSlot& slot : slots) {
-    const auto place = std::lower_bound(travelling_heads_.begin(), travelling_heads_.end(), slot.kv_head);
-    travelling_slots_.push_back({slot.q_head, static_cast<int>(place - travelling_heads_.begin())});
-  }
+    : layout_(&layout), rank_(rank), own_k_(k), own_v_(v), own_slots_(slots), travelling_(narrow_to(slots)) {
   std::size_t most = 0;
   bool sends_own = false;
   for (const RingStep& step : schedule) {
@@ -29,7 +35,7 @@ KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int r
 }
 
 Shape4 KvRing::travelling_shape(const AnyView& own, int kv_rank) const {
-  return {own.shape[0], layout_->local_tokens(kv_rank), static_cast<std::int64_t>(travelling_heads_.size()),
+  return {own.shape[0], layout_->local_tokens(kv_rank), static_cast<std::int64_t>(travelling_.kv_heads.size()),
           own.shape[3]};
 }
 
@@ -45,7 +51,7 @@ void KvRing::pack_own() {
     const auto row_bytes = static_cast<std::size_t>(own->shape[3]) * size_of(own->type);
     for (std::int64_t batch = 0; batch < own->shape[0]; ++batch) {
       for (std::int64_t token = 0; token < own->shape[1]; ++token) {
-        for (const int head : travelling_heads_) {
+        for (const int head : travelling_.kv_heads) {
           std::memcpy(target, own->row(batch, token, head), row_bytes);
           target += row_bytes;
         }
@@ -85,7 +91,7 @@ AnyView KvRing::values(const RingStep& step) const {
 }
 
 std::span<const HeadSlot> KvRing::slots(const RingStep& step) const {
-  return step.kv_rank == rank_ ? own_slots_ : std::span<const HeadSlot>(travelling_slots_);
+  return step.kv_rank == rank_ ? own_slots_ : std::span<const HeadSlot>(travelling_.slots);
 }
 
 }  // namespace ringscan

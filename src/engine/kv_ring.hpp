@@ -13,6 +13,13 @@
 
 namespace ringscan {
 
+/// The KV heads that some slots name, ascending, and the slots with kv_head as a tensor of these alone numbers them.
+struct NarrowedHeads {
+  std::vector<int> kv_heads;
+  std::vector<HeadSlot> slots;
+};
+NarrowedHeads narrow_to(std::span<const HeadSlot> slots);
+
 /// The two buffers of KV that go round, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
 /// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense.
 class KvRing {
@@ -43,8 +50,7 @@ class KvRing {
   AnyView own_k_;
   AnyView own_v_;
   std::span<const HeadSlot> own_slots_;
-  std::vector<HeadSlot> travelling_slots_;
-  std::vector<int> travelling_heads_;  // of own_k_, in the order they travel
+  NarrowedHeads travelling_;  // of own_k_, in the order they travel
   Buffer current_;
   Buffer next_;
 };

@@ -30,14 +30,47 @@ class RingPass {
         ledger_(ledger),
         on_progress_(on_progress),
         rank_(transport.rank()),
-        schedule_(make_ring_schedule(*task.layout, band_of(params), rank_)),
+        band_(band_of(params)),
+        schedule_(make_ring_schedule(*task.layout, band_, rank_)),
         folds_(task.layout->chunks(rank_).size()) {
     for (const RingStep& step : schedule_) {
       for (const RingPart& part : step.parts) pairs_ahead_ += pairs_of(step, part);
     }
+    const TokenRun context = task.context_positions({first_context_key(), task.context_tokens()});
+    for (const Chunk& chunk : task.layout->chunks(rank_)) {
+      pairs_ahead_ += count_pairs(band_, task.positions(chunk.run), context);
+    }
   }
 
   RingPassResult run() {
+    const bool reads_context = first_context_key() < task_.context_tokens();
+    // The nearest block may be fetched while the ring computes.
+    if (reads_context) timed(result_.context_seconds, [&] { task_.context->begin(first_context_key(), true); });
+    go_round();
+    if (reads_context) meet_context();
+    result_.exposed_seconds += heartbeat_.seconds();
+    result_.compute_seconds -= heartbeat_.seconds();
+    finish();
+    result_.flops =
+        2.0 * static_cast<double>(task_.q.shape[3] + task_.v.shape[3]) * static_cast<double>(result_.stats.pairs);
+    return result_;
+  }
+
+ private:
+  static constexpr bool kOrdered = std::is_same_v<Block, StickBlock>;
+
+  std::int64_t first_context_key() const { return ringscan::first_context_key(task_, band_.max_delta); }
+
+  bool has_early_exit() const {
+    if constexpr (kOrdered) {
+      return params_.epsilon > 0.0;
+    } else {
+      return false;
+    }
+  }
+  bool ring_exits_early() const { return has_early_exit() && schedule_.size() > 2; }
+
+  void go_round() {
     KvRing ring = timed(result_.finish_seconds, [&] {
       return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, ledger_);
     });
@@ -52,7 +85,7 @@ class RingPass {
       timed(result_.exposed_seconds, [&] { moving.wait(); });
       ring.advance(step);
       ++result_.steps_taken;
-      if (!exits_early() || index + 1 == schedule_.size()) continue;
+      if (!ring_exits_early() || index + 1 == schedule_.size()) continue;
       // The sum that was started a step ago had this step's computing to arrive in, so that nobody stalls on it.
       bool all_ranks_done = false;
       if (open_ranks) timed(result_.exposed_seconds, [&] { all_ranks_done = open_ranks->get() == 0; });
@@ -62,23 +95,48 @@ class RingPass {
     }
     if (open_ranks) timed(result_.exposed_seconds, [&] { open_ranks->get(); });
     result_.steps_saved = static_cast<int>(schedule_.size()) - result_.steps_taken;
-    result_.exposed_seconds += heartbeat_.seconds();
-    result_.compute_seconds -= heartbeat_.seconds();
-    finish();
-    result_.flops =
-        2.0 * static_cast<double>(task_.q.shape[3] + task_.v.shape[3]) * static_cast<double>(result_.stats.pairs);
-    return result_;
   }
 
- private:
-  static constexpr bool kOrdered = std::is_same_v<Block, StickBlock>;
-
-  bool exits_early() const {
-    if constexpr (kOrdered) {
-      return params_.epsilon > 0.0 && schedule_.size() > 2;
-    } else {
-      return false;
+  /// Every rank meets the same blocks, near first; behind all keys of the ring, so that what waits there has been
+  /// joined, or needs nothing more.
+  void meet_context() {
+    const NarrowedHeads heads = narrow_to(task_.slots);
+    const auto chunks = task_.layout->chunks(rank_);
+    // Reading is collective, so that the ranks wait for each other here anyway.
+    while (!has_early_exit() || any_rank_open()) {
+      const auto block = timed(result_.context_seconds, [&] { return task_.context->next(); });
+      if (!block) break;
+      for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
+        const AttendTask task = context_task(task_, *block, heads.slots, chunks[chunk], band_);
+        if (!any_pair(band_, task.query_run, task.key_run)) continue;
+        if (is_open(chunk)) attend_task(task, context_partial(chunk));
+        count_progress(count_pairs(band_, task.query_run, task.key_run));
+      }
     }
+    timed(result_.context_seconds, [&] { task_.context->end(); });
+  }
+
+  /// True where keys before the layout's first can change a row of the chunk.
+  bool is_open(std::size_t chunk) const {
+    if (task_.layout->chunks(rank_)[chunk].run.empty()) return false;
+    if constexpr (kOrdered) {
+      const auto& parts = folds_[chunk].parts();
+      return parts.empty() || !kernels_.all_done(parts.back().partial);
+    }
+    return true;
+  }
+
+  bool any_rank_open() {
+    std::int64_t open = 0;
+    for (std::size_t chunk = 0; chunk < folds_.size(); ++chunk) open += is_open(chunk) ? 1 : 0;
+    timed(result_.exposed_seconds, [&] { open = transport_.RankGroup::all_reduce(open, ReduceOp::kMax); });
+    return open > 0;
+  }
+
+  Block& context_partial(std::size_t chunk) {
+    auto& parts = folds_[chunk].parts();
+    if (parts.empty()) parts.push_back({{0, 0}, new_block(task_.layout->chunks(rank_)[chunk])});
+    return parts.back().partial;
   }
 
   const Chunk& query_chunk(const RingPart& part) const {
@@ -125,15 +183,21 @@ class RingPass {
 
   /// Walks the part's keys near first, piece by piece.
   void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, Block& block) {
-    const Chunk& queries = query_chunk(part);
     for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
-      result_.stats +=
-          timed(result_.compute_seconds, [&] { return kernels_.attend(task, params_, block, heartbeat_); });
-      pairs_behind_ += count_pairs(part.band, queries.run, task.key_run);
-      if (on_progress_ && pairs_ahead_ > 0) {
-        on_progress_(static_cast<double>(pairs_behind_) / static_cast<double>(pairs_ahead_));
-      }
+      attend_task(task, block);
+      count_progress(count_pairs(part.band, task.query_run, task.key_run));
     });
+  }
+
+  void attend_task(const AttendTask& task, Block& block) {
+    result_.stats += timed(result_.compute_seconds, [&] { return kernels_.attend(task, params_, block, heartbeat_); });
+  }
+
+  void count_progress(std::int64_t pairs) {
+    pairs_behind_ += pairs;
+    if (on_progress_ && pairs_ahead_ > 0) {
+      on_progress_(static_cast<double>(pairs_behind_) / static_cast<double>(pairs_ahead_));
+    }
   }
 
   /// True where some later step can still change a row of this rank.
@@ -180,6 +244,7 @@ class RingPass {
   MemoryLedger* ledger_;
   const PassProgress& on_progress_;
   int rank_;
+  Band band_;
   RingSchedule schedule_;
   std::vector<OrderedFold<Block>> folds_;  // one a query chunk
   TransferHeartbeat heartbeat_;
@@ -204,6 +269,7 @@ RingPassResult& RingPassResult::operator+=(const RingPassResult& other) {
   kept_mass += other.kept_mass;
   compute_seconds += other.compute_seconds;
   exposed_seconds += other.exposed_seconds;
+  context_seconds += other.context_seconds;
   finish_seconds += other.finish_seconds;
   steps_taken += other.steps_taken;
   steps_saved += other.steps_saved;

@@ -7,6 +7,7 @@
 
 #include "comm/transport.hpp"
 #include "core/tensor_view.hpp"
+#include "engine/context_keys.hpp"
 #include "kernels/kernels.hpp"
 #include "mechanism/mechanism.hpp"
 #include "sequence/sequence_layout.hpp"
@@ -25,10 +26,21 @@ struct RingPassTask {
   AnyView v;
   std::span<const HeadSlot> slots;
   MutableAnyView o;
-  TensorView<float> statistic;   ///< lse or remainder, dim 1; data == nullptr: not wanted
-  bool wants_kept_mass = false;  ///< the same on every rank; sparse alone heeds it
-  TensorView<float> kept_mass;   ///< sparse, dim 1, where wanted
-  AnyView remainder_value;       ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+  TensorView<float> statistic;     ///< lse or remainder, dim 1; data == nullptr: not wanted
+  bool wants_kept_mass = false;    ///< the same on every rank; sparse alone heeds it
+  TensorView<float> kept_mass;     ///< sparse, dim 1, where wanted
+  AnyView remainder_value;         ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+  ContextKeys* context = nullptr;  ///< keys before the layout's first token; null: none. @pre causal mechanisms
+
+  // Kernels and windows know positions: the context's keys end where the layout's token 0 stands, on the grid of key
+  // blocks, so that bits do not depend on where shards begin.
+  std::int64_t context_tokens() const { return context != nullptr ? context->tokens() : 0; }
+  std::int64_t origin() const { return ceil_div(context_tokens(), key_block) * key_block; }
+  std::int64_t first_position() const { return origin() - context_tokens(); }
+  TokenRun positions(const TokenRun& run) const { return {run.begin + origin(), run.end + origin()}; }
+  TokenRun context_positions(const TokenRun& run) const {
+    return {run.begin + first_position(), run.end + first_position()};
+  }
 };
 
 /// The share of the softmax's mass that the kept keys of sparse attention have, over rows.
@@ -48,6 +60,7 @@ struct RingPassResult {
   KeptMassFigures kept_mass;     ///< where it was wanted
   double compute_seconds = 0.0;  ///< in the kernels
   double exposed_seconds = 0.0;  ///< moving or waiting for KV while not computing
+  double context_seconds = 0.0;  ///< waiting for blocks of the context
   double finish_seconds = 0.0;   ///< rounding and writing out rows; packing KV for the way
   int steps_taken = 0;
   int steps_saved = 0;  ///< that early exit made unnecessary, on all ranks
@@ -60,8 +73,10 @@ struct RingPassResult {
 using PassProgress = std::function<void(double)>;
 
 /// Collective. Exact top-k goes round more than once: a pass of keys alone for each round of the search, then one of
-/// keys and values. Memory: two KV buffers of the largest shard (none where no KV moves) and one accumulator a query
-/// chunk (kOpenPartsZigzagOrdered for an ordered mechanism's late chunk under zigzag), counted in `ledger`.
+/// keys and values. Behind each round every rank meets the context's blocks, near first: no farther than a window of
+/// the first token reaches, and for stick-breaking until every row of every rank is done. Memory: two KV buffers of the
+/// largest shard (none where no KV moves) and one accumulator a query chunk (kOpenPartsZigzagOrdered for an ordered
+/// mechanism's late chunk under zigzag), counted in `ledger`.
 RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
                              const PassProgress& on_progress = {});
 

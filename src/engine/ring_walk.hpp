@@ -39,7 +39,7 @@ void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep
   AttendTask task;
   task.q = pass.q.tokens(queries.local_begin, queries.run.size());
   task.slots = ring.slots(step);
-  task.query_run = queries.run;
+  task.query_run = pass.positions(queries.run);
   task.band = part.band;
   task.scale = static_cast<float>(pass.scale);
   task.key_block = pass.key_block;
@@ -47,13 +47,35 @@ void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep
   const AnyView v = ring.values(step);
   for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
     const std::int64_t begin = std::max(keys.run.begin, (end - 1) / kPieceKeys * kPieceKeys);
-    task.key_run = {begin, end};
+    task.key_run = pass.positions({begin, end});
     const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
     task.k = k.tokens(first_local, end - begin);
     task.v = v.tokens(first_local, end - begin);
     attend(std::as_const(task));
     end = begin;
   }
+}
+
+/// The context's farthest key that a query sees whose window is the widest: the first one's. It sees those at most
+/// `max_delta` before it.
+inline std::int64_t first_context_key(const RingPassTask& pass, std::int64_t max_delta) {
+  return std::clamp<std::int64_t>(pass.context_tokens() - max_delta, 0, pass.context_tokens());
+}
+
+/// A run of queries meets a block of the context. `slots` number its KV heads (narrow_to()).
+inline AttendTask context_task(const RingPassTask& pass, const ContextBlock& block, std::span<const HeadSlot> slots,
+                               const Chunk& queries, const Band& band) {
+  AttendTask task;
+  task.q = pass.q.tokens(queries.local_begin, queries.run.size());
+  task.k = block.k;
+  task.v = block.v;
+  task.slots = slots;
+  task.query_run = pass.positions(queries.run);
+  task.key_run = pass.context_positions(block.run);
+  task.band = band;
+  task.scale = static_cast<float>(pass.scale);
+  task.key_block = pass.key_block;
+  return task;
 }
 
 }  // namespace ringscan

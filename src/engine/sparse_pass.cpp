@@ -36,7 +36,9 @@ class SparsePass {
         on_progress_(on_progress),
         rank_(transport.rank()),
         band_(band_of(params)),
-        window_(params, task.layout->seq_len()) {
+        window_(params, task.context_tokens() + task.layout->seq_len()),
+        heads_(narrow_to(task.slots)),
+        context_norms_(static_cast<std::size_t>(task.q.shape[0]) * heads_.kv_heads.size(), 0.0) {
     const bool wants_mass = task.wants_kept_mass;
     journeys_ = is_window() ? 1 + (wants_mass ? 1 : 0) : 1 + kTypicalSearchRounds;
     for (const Chunk& chunk : task.layout->chunks(rank_)) rows_.push_back(make_rows(chunk));
@@ -49,11 +51,12 @@ class SparsePass {
     const RingSchedule whole = make_ring_schedule(*task_.layout, band_, rank_);
     if (is_window()) {
       if (task_.wants_kept_mass) add_all_weights(whole);
-      const Reach reach = [this](std::int64_t query) { return window_.reach(query); };
-      attend(make_ring_schedule(*task_.layout, band_, rank_, reach));
+      const Reach reach = [this](std::int64_t query) { return window_.reach(visible_before(query)); };
+      attend(make_ring_schedule(*task_.layout, band_, rank_, reach),
+             first_context_key(task_, window_.reach(visible_before(0))));
     } else {
       search(whole);
-      attend(whole);
+      attend(whole, 0);
     }
     for (Rows& rows : rows_) finish(rows);
     measure_mass();
@@ -77,12 +80,15 @@ class SparsePass {
 
   bool is_window() const { return params_.select == SparseSelect::kWindow; }
 
+  /// Keys that stand before a token of the layout: its place in the joined sequence.
+  std::int64_t visible_before(std::int64_t query) const { return task_.context_tokens() + query; }
+
   Rows make_rows(const Chunk& chunk) const {
     Rows rows;
     rows.chunk = &chunk;
     for (std::int64_t query = chunk.run.begin; query < chunk.run.end; ++query) {
-      rows.kept.push_back(window_.keys_kept(query));
-      if (is_window()) rows.deltas.push_back(window_.reach(query));
+      rows.kept.push_back(window_.keys_kept(visible_before(query)));
+      if (is_window()) rows.deltas.push_back(window_.reach(visible_before(query)));
     }
     return rows;
   }
@@ -91,9 +97,42 @@ class SparsePass {
     return {task_.q.shape[0], rows.chunk->run.size(), static_cast<std::int64_t>(task_.slots.size()), v_dim};
   }
 
-  /// The keys (and values, unless `v` has none) go round once; visit(rows, attend task) meets each piece.
+  /// What of the context a journey meets.
+  struct ContextWalk {
+    std::int64_t first_needed = 0;
+    bool with_values = false;
+  };
+
+  /// The keys (and values, unless `v` has none) go round once, and behind them the context's come by; visit(rows,
+  /// attend task) meets each piece.
   template <typename Visit>
-  void travel(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
+  void travel(const RingSchedule& schedule, const AnyView& v, const ContextWalk& walk, Visit&& visit) {
+    const bool reads_context = walk.first_needed < task_.context_tokens();
+    if (reads_context) {
+      timed(result_.context_seconds, [&] { task_.context->begin(walk.first_needed, walk.with_values); });
+    }
+    go_round(schedule, v, visit);
+    if (reads_context) meet_context(v.shape[3], visit);
+    ++journeys_behind_;
+  }
+
+  template <typename Visit>
+  void meet_context(std::int64_t v_dim, Visit&& visit) {
+    while (auto block = timed(result_.context_seconds, [&] { return task_.context->next(); })) {
+      measure_norms(*block);
+      block->v.shape[3] = v_dim;
+      for (Rows& rows : rows_) {
+        const AttendTask task = context_task(task_, *block, heads_.slots, *rows.chunk, band_);
+        const AddSeconds adder(result_.compute_seconds);
+        visit(rows, task);
+      }
+      show_progress(1.0);
+    }
+    timed(result_.context_seconds, [&] { task_.context->end(); });
+  }
+
+  template <typename Visit>
+  void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
     KvRing ring = timed(result_.finish_seconds,
                         [&] { return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, ledger_); });
     std::size_t parts_ahead = 0;
@@ -116,7 +155,6 @@ class SparsePass {
       ring.advance(step);
       ++result_.steps_taken;
     }
-    ++journeys_behind_;
   }
 
   void show_progress(double journey) const {
@@ -125,7 +163,8 @@ class SparsePass {
   }
 
   void add_all_weights(const RingSchedule& whole) {
-    travel(whole, without_values(task_.v),
+    // The values of the context are looked at for their norms.
+    travel(whole, without_values(task_.v), {0, true},
            [&](Rows& rows, const AttendTask& task) { kernels_.attend(task, SoftmaxParams{}, rows.all, heartbeat_); });
   }
 
@@ -136,7 +175,7 @@ class SparsePass {
     bool is_first = true;
     std::int64_t open = 1;
     while (open > 0) {
-      travel(whole, no_values, [&](Rows& rows, const AttendTask& task) {
+      travel(whole, no_values, {0, false}, [&](Rows& rows, const AttendTask& task) {
         if (is_first && task_.wants_kept_mass) {
           kernels_.count_and_add(task, rows.search, rows.all, heartbeat_);
         } else {
@@ -164,17 +203,17 @@ class SparsePass {
     task.k.strides[1] *= step;
     task.v = without_values(task.k);
     task.slots = task_.slots;
-    task.query_run = rows.chunk->run;
+    task.query_run = task_.positions(rows.chunk->run);
     task.key_run = {0, task.k.shape[1]};
     task.scale = static_cast<float>(task_.scale);
     task.key_block = kSampleKeys;
     kernels_.start_search(task, rows.kept, rows.search);
   }
 
-  void attend(const RingSchedule& schedule) {
+  void attend(const RingSchedule& schedule, std::int64_t first_of_context) {
     journeys_behind_ = std::max(journeys_behind_, journeys_ - 1);
     for (Rows& rows : rows_) kernels_.make(rows.out, shape_of(rows, task_.v.shape[3]), ledger_);
-    travel(schedule, task_.v, [&](Rows& rows, const AttendTask& given) {
+    travel(schedule, task_.v, {first_of_context, true}, [&](Rows& rows, const AttendTask& given) {
       if (is_window()) {
         AttendTask task = given;
         task.max_deltas = rows.deltas;
@@ -213,7 +252,13 @@ class SparsePass {
     std::vector<double> largest(static_cast<std::size_t>(batch_size * num_slots), 0.0);
     for (std::size_t i = 0; i < largest.size(); ++i) {
       const auto index = static_cast<std::int64_t>(i);
-      largest[i] = largest_norm(index / num_slots, task_.slots[static_cast<std::size_t>(index % num_slots)].kv_head);
+      const int kv_head = task_.slots[static_cast<std::size_t>(index % num_slots)].kv_head;
+      largest[i] = largest_norm(task_.v, {0, task_.v.shape[1]}, index / num_slots, kv_head);
+    }
+    for (std::size_t i = 0; i < largest.size(); ++i) {
+      const auto slots = static_cast<std::size_t>(num_slots);
+      const auto kv_head = static_cast<std::size_t>(heads_.slots[i % slots].kv_head);
+      largest[i] = std::max(largest[i], context_norms_[i / slots * heads_.kv_heads.size() + kv_head]);
     }
     transport_.all_reduce(std::span<double>(largest), ReduceOp::kMax);
     KeptMassFigures& figures = result_.kept_mass;
@@ -230,12 +275,27 @@ class SparsePass {
     }
   }
 
-  double largest_norm(std::int64_t batch, int kv_head) const {
-    const auto v_dim = static_cast<std::size_t>(task_.v.shape[3]);
+  /// Each rank looks at its share of a block that has its values.
+  void measure_norms(const ContextBlock& block) {
+    if (!task_.wants_kept_mass || block.v.shape[3] == 0) return;
+    const AddSeconds adder(result_.finish_seconds);
+    const std::int64_t share = ceil_div(block.run.size(), transport_.world_size());
+    const TokenRun mine = intersect(TokenRun{0, block.run.size()}, TokenRun{rank_ * share, (rank_ + 1) * share});
+    const std::size_t num_heads = heads_.kv_heads.size();
+    for (std::size_t i = 0; i < context_norms_.size(); ++i) {
+      const double norm =
+          largest_norm(block.v, mine, static_cast<std::int64_t>(i / num_heads), static_cast<int>(i % num_heads));
+      context_norms_[i] = std::max(context_norms_[i], norm);
+    }
+  }
+
+  /// The largest ||v|| of some tokens of a head.
+  static double largest_norm(const AnyView& values, const TokenRun& tokens, std::int64_t batch, int kv_head) {
+    const auto v_dim = static_cast<std::size_t>(values.shape[3]);
     std::vector<float> v(v_dim);
     double largest = 0.0;
-    for (std::int64_t token = 0; token < task_.v.shape[1]; ++token) {
-      convert_elements(task_.v.row(batch, token, kv_head), task_.v.type, v.data(), ElementType::kFloat32, v_dim);
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
+      convert_elements(values.row(batch, token, kv_head), values.type, v.data(), ElementType::kFloat32, v_dim);
       largest = std::max(largest, std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
     }
     return std::sqrt(largest);
@@ -259,7 +319,9 @@ class SparsePass {
   int rank_;
   Band band_;
   GrowingWindow window_;
-  std::vector<Rows> rows_;  // one a query chunk
+  NarrowedHeads heads_;                // as the context's blocks number KV heads
+  std::vector<double> context_norms_;  // [batch, KV heads]: max ||v|| of the context's tokens this rank has looked at
+  std::vector<Rows> rows_;             // one a query chunk
   TransferHeartbeat heartbeat_;
   RingPassResult result_;
   int journeys_ = 1;
