@@ -64,7 +64,7 @@ const std::vector<OptionInfo>& generate_options() {
       {"dtype", "TYPE", "float64, float32 (default), float16 or bfloat16"},
       {"seed", "N", "another seed, other values (default 0)"},
       {"kind", "KIND",
-       "normal (default); long-stick: sticks that outlast 100,000 keys; ssm or mamba: inputs of these, heads x "
+       "normal (default); long-stick: sticks that outlast 100,000 keys; ssm, mamba or chela: inputs of these, heads x "
        "head-dim channels"},
       {"linear-heads", "N", "log decays of this many linear heads too (default 0: no log_decay)"},
       {"overwrite", "on|off", "replace a file that exists", true},
@@ -77,9 +77,8 @@ SyntheticKind parse_kind(const Setting& setting) {
   if (setting.value == "long-stick") return SyntheticKind::kLongStick;
   if (setting.value == "ssm") return SyntheticKind::kSsm;
   if (setting.value == "mamba") return SyntheticKind::kMamba;
-  constexpr const char* kWanted = "normal, long-stick, ssm or mamba";
-  if (setting.value == "chela") throw bad_input(setting.where + ": chela is not in this version, want " + kWanted);
-  throw wrong_value(setting, kWanted);
+  if (setting.value == "chela") return SyntheticKind::kChela;
+  throw wrong_value(setting, "normal, long-stick, ssm, mamba or chela");
 }
 
 void apply_generate(GenerateOptions& options, const Setting& setting) {

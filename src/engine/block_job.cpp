@@ -34,6 +34,8 @@ class BlockJob {
   BlockFigures run() {
     if (std::holds_alternative<SsmParams>(shape_.mechanism)) {
       run_ssm();
+    } else if (std::holds_alternative<ChelaParams>(shape_.mechanism)) {
+      run_chela();
     } else {
       run_mamba();
     }
@@ -123,6 +125,7 @@ class BlockJob {
 
   void run_ssm();
   void run_mamba();
+  void run_chela();
   MambaWeights read_weights();
 
   const BlockPlan& plan_;
@@ -236,11 +239,38 @@ void BlockJob::run_mamba() {
   tell(1, 1);
 }
 
+void BlockJob::run_chela() {
+  ChelaLayerTask task;
+  task.layer = &shape_.chela;
+  task.layout = &plan_.layout;
+  task.scale = chela_scale(*context_.config, shape_.chela);
+  task.reproducible = context_.config->reproducible;
+  task.check_finite = !context_.config->allow_nonfinite;
+  task.reader = context_.reader;
+  task.initial = context_.initial_state;
+  task.writer = context_.writer;
+  task.output = &output_.chela;
+  task.writes_state = context_.config->want_state;
+  const ChelaLayerFigures figures =
+      run_chela_layer(task, *context_.transport, *context_.chela, context_.ledger, heartbeat_);
+  figures_.read_seconds += figures.read_seconds;
+  figures_.write_seconds += figures.write_seconds;
+  figures_.pass.compute_seconds += figures.pass.compute_seconds;
+  figures_.pass.exposed_seconds += figures.pass.exposed_seconds;
+  figures_.pass.sent_bytes += figures.pass.sent_bytes;
+  tell(1, 1);
+}
+
 }  // namespace
 
 BlockOutput create_block_output(ActivationWriter& writer, const BlockShape& shape, const RunConfig& config,
                                 const DatasetInfo* o) {
   BlockOutput output;
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) {
+    output.chela =
+        create_chela_output(writer, shape.chela, shape.heads.empty() ? nullptr : o, shape.heads, config.want_state);
+    return output;
+  }
   const std::string name(name_of(shape.mechanism));
   output.y = o != nullptr && !shape.heads.empty() ? *o
                                                   : writer.create(shape.layer, name + "/y", shape.output_type,

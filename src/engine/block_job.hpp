@@ -19,6 +19,7 @@ struct BlockContext {
   ActivationReader* initial_state = nullptr;  ///< of --initial-state; nullptr: none
   ActivationWriter* writer = nullptr;
   SsmKernels* kernels = nullptr;
+  const ChelaBackend* chela = nullptr;
   MemoryLedger* ledger = nullptr;
   std::function<void(double)> on_progress;  ///< told the share that is done
 };
@@ -28,6 +29,7 @@ struct BlockOutput {
   DatasetInfo y;     ///< ssm/y or mamba/y [batch, seq, channels]; in a hybrid the layer's o
   DatasetInfo h;     ///< state/ssm/h, state/mamba/h [batch, channels, d_state]
   DatasetInfo conv;  ///< state/mamba/conv [batch, conv_width - 1, d_inner]
+  ChelaOutput chela;
 };
 
 /// Collective. `o` is the layer's, where it has one.

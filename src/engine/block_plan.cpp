@@ -1,11 +1,13 @@
 #include "engine/block_plan.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "core/error.hpp"
 #include "core/units.hpp"
 #include "engine/run_plan.hpp"
+#include "kernels/linear_kernels.hpp"
 
 namespace ringscan {
 namespace {
@@ -99,6 +101,14 @@ void inspect_mamba(const ActivationReader& reader, BlockShape& shape) {
   shape.staging_bytes = x.type == ElementType::kFloat64 ? 8 * static_cast<std::size_t>(m.d_model) : 0;
 }
 
+void inspect_chela(const ActivationReader& reader, const ChelaParams& params, BlockShape& shape) {
+  shape.chela = inspect_chela_layer(reader, shape.layer, params.heads, {});
+  shape.batch = shape.chela.batch;
+  shape.seq_len = shape.chela.seq_len;
+  shape.channels = shape.chela.shape.channels;
+  shape.input_type = reader.require(shape.layer, "chela/x", {-1, -1, -1}).type;
+}
+
 /// In a hybrid the output goes to heads of `o`.
 void inspect_heads(const ActivationReader& reader, const BlockAssignment& assignment, BlockShape& shape) {
   shape.heads = assignment.heads;
@@ -116,7 +126,21 @@ void inspect_heads(const ActivationReader& reader, const BlockAssignment& assign
                   count_text(shape.v_dim) + ": want " + count_text(wanted));
 }
 
+double chela_flops(const BlockShape& shape) {
+  const ChelaShape& s = shape.chela.shape;
+  const auto seq_len = static_cast<double>(shape.seq_len), channels = static_cast<double>(s.channels);
+  const double tokens = static_cast<double>(shape.batch) * seq_len;
+  const double length = 2.0 * std::max(1.0, seq_len);
+  const double long_conv =
+      std::min(2.0 * static_cast<double>(s.long_width) * seq_len, 5.0 * length * std::log2(length));
+  return tokens * channels * (6.0 * static_cast<double>(s.v_channels) + 2.0 * static_cast<double>(s.short_width)) +
+         static_cast<double>(shape.batch) * channels * long_conv +
+         linear_output_flops(tokens * static_cast<double>(s.num_heads), static_cast<double>(s.head_dim()),
+                             static_cast<double>(s.v_dim()));
+}
+
 double flops_of(const BlockShape& shape) {
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) return chela_flops(shape);
   const bool is_ssm = std::holds_alternative<SsmParams>(shape.mechanism);
   const MambaShape& m = shape.mamba;
   const std::int64_t scan = 8 * (is_ssm ? shape.channels : m.d_inner) * shape.d_state;
@@ -126,9 +150,25 @@ double flops_of(const BlockShape& shape) {
          static_cast<double>(scan + 2 * weights);
 }
 
+/// A rank's most.
+MemoryPlan chela_memory(const BlockPlan& block, const RunConfig& config, const LinearKernels& linear) {
+  const auto chela = make_cpu_chela_kernels();
+  const auto ssm = make_cpu_ssm_kernels();
+  const ChelaLayerBytes bytes =
+      chela_layer_bytes(block.shape.chela, block.shape.input_type, block.layout, config.reproducible,
+                        !config.initial_state.empty(), config.want_state, {*chela, *ssm, linear});
+  MemoryPlan memory;
+  memory.input_bytes = bytes.input;
+  memory.output_bytes = bytes.output;
+  memory.partial_bytes = bytes.pass;
+  memory.scratch_bytes = bytes.scratch;
+  return memory;
+}
+
 /// A rank's most, with blocks of that many channels.
-MemoryPlan memory_of(const BlockPlan& block, const RunConfig& config) {
+MemoryPlan memory_of(const BlockPlan& block, const RunConfig& config, const LinearKernels& linear) {
   const BlockShape& shape = block.shape;
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) return chela_memory(block, config, linear);
   const std::int64_t tokens = block.layout.max_local_tokens();
   const auto rows = static_cast<std::size_t>(shape.batch * tokens);
   MemoryPlan memory;
@@ -158,6 +198,7 @@ MemoryPlan memory_of(const BlockPlan& block, const RunConfig& config) {
 
 /// From all channels down to the fewest.
 std::vector<std::int64_t> candidate_blocks(const BlockShape& shape, const RunConfig& config) {
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) return {shape.channels};
   if (std::holds_alternative<MambaParams>(shape.mechanism)) {
     const std::int64_t all = shape.mamba.d_inner;
     if (config.reproducible) return {std::min(all, kReproducibleChannels)};
@@ -187,16 +228,22 @@ BlockShape inspect_block(const ActivationReader& reader, const std::string& laye
   shape.mechanism = assignment.mechanism;
   if (std::holds_alternative<SsmParams>(assignment.mechanism)) {
     inspect_ssm(reader, shape);
+  } else if (const auto* chela = std::get_if<ChelaParams>(&assignment.mechanism)) {
+    inspect_chela(reader, *chela, shape);
   } else {
     inspect_mamba(reader, shape);
   }
   inspect_heads(reader, assignment, shape);
   const ElementType o_type = shape.heads.empty() ? shape.input_type : reader.require(layer, "q", {-1, -1, -1, -1}).type;
-  shape.output_type = config.output_dtype.value_or(o_type);
+  shape.output_type = shape.chela.y_type = config.output_dtype.value_or(o_type);
   return shape;
 }
 
-void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan) {
+double chela_scale(const RunConfig& config, const ChelaLayer& layer) {
+  return config.scale.value_or(1.0 / std::sqrt(static_cast<double>(layer.shape.head_dim())));
+}
+
+void plan_blocks(const RunConfig& config, const ActivationReader& reader, const Kernels& kernels, RunPlan& plan) {
   if (config.blocks.empty()) return;
   if (config.layout == LayoutKind::kZigzag) {
     throw bad_input("layout: found zigzag, which " + std::string(name_of(config.blocks.front().mechanism)) +
@@ -205,13 +252,15 @@ void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPla
   for (const std::string& layer : reader.layers(config.layers)) {
     for (const BlockAssignment& assignment : config.blocks) {
       const BlockShape shape = inspect_block(reader, layer, assignment, config);
-      const std::int64_t tile = shape.seq_len >= plan.world_size * kTile * 8 ? kTile : 1;
+      // CHELA's linear attention walks chunks of kTile; under `reproducible` they begin where any rank's would.
+      const bool wants_tiles = config.reproducible && std::holds_alternative<ChelaParams>(shape.mechanism);
+      const std::int64_t tile = wants_tiles || shape.seq_len >= plan.world_size * kTile * 8 ? kTile : 1;
       BlockPlan block{shape, SequenceLayout(LayoutKind::kContiguous, shape.seq_len, plan.world_size, tile), 0,
                       flops_of(shape)};
       MemoryPlan memory;
       for (const std::int64_t channels : candidate_blocks(shape, config)) {
         block.block_channels = channels;
-        memory = memory_of(block, config);
+        memory = memory_of(block, config, kernels.linear());
         if (memory.total() <= plan.memory_limit_bytes) break;
       }
       if (memory.total() > plan.memory_limit_bytes) {
@@ -227,11 +276,16 @@ void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPla
 
 std::string describe(const BlockPlan& block) {
   const BlockShape& shape = block.shape;
+  const bool is_chela = std::holds_alternative<ChelaParams>(shape.mechanism);
   char work[64];
   std::snprintf(work, sizeof work, "%.3g TFLOP", block.flops * 1e-12);
   std::string text = shape.label() + ": " + std::string(name_of(shape.mechanism)) + ", batch " +
                      count_text(shape.batch) + ", " + count_text(shape.seq_len) + " tokens, " +
-                     count_text(shape.channels) + " channels, d_state " + count_text(shape.d_state);
+                     count_text(shape.channels) + " channels, " +
+                     (is_chela ? count_text(shape.chela.shape.num_heads) + " heads, kernels of " +
+                                     count_text(shape.chela.shape.short_width) + " and " +
+                                     count_text(shape.chela.shape.long_width) + " taps"
+                               : "d_state " + count_text(shape.d_state));
   if (!shape.heads.empty()) text += ", in " + count_text(std::ssize(shape.heads)) + " heads of o";
   return text + "\n  contiguous, at most " + count_text(block.layout.max_local_tokens()) + " tokens a rank, " +
          count_text(block.block_channels) + " channels at once, " + work;

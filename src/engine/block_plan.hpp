@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/element_type.hpp"
+#include "engine/chela_layer.hpp"
 #include "engine/mamba_pass.hpp"
 #include "engine/run_config.hpp"
 #include "io/activation_file.hpp"
@@ -25,7 +26,7 @@ struct BlockShape {
   std::int64_t batch = 0;
   std::int64_t seq_len = 0;
   std::int64_t channels = 0;                       ///< of the output
-  ElementType input_type = ElementType::kFloat32;  ///< of ssm/u or mamba/x, in the file
+  ElementType input_type = ElementType::kFloat32;  ///< of ssm/u, mamba/x or chela/x, in the file
   ElementType output_type = ElementType::kFloat32;
   // ssm
   std::int64_t groups = 1;
@@ -36,6 +37,8 @@ struct BlockShape {
   std::size_t staging_bytes = 0;  ///< of an element that is read, while it is converted
   // mamba
   MambaShape mamba;
+  // chela
+  ChelaLayer chela;
 
   std::string label() const;
 };
@@ -44,10 +47,13 @@ struct BlockShape {
 struct BlockPlan {
   BlockShape shape;
   SequenceLayout layout;
-  /// ssm: channels that are read, computed and written at once; mamba: inner channels that are computed at once.
+  /// ssm: channels that are read, computed and written at once; mamba: inner channels that are computed at once; chela:
+  /// all.
   std::int64_t block_channels = 0;
-  double flops =
-      0.0;  ///< useful: 8 a token, channel and state, and 2 a weight of a projection; exponentials count as one
+  /// Useful: 8 a token, channel and state, and 2 a weight of a projection; exponentials count as one. chela:
+  /// projections, linear attention, and of its long convolution the fewer of 2 a tap and 5 L log2 L a channel, L twice
+  /// the sequence.
+  double flops = 0.0;
 };
 
 struct RunPlan;
@@ -58,7 +64,10 @@ BlockShape inspect_block(const ActivationReader& reader, const std::string& laye
 
 /// Adds the configuration's blocks to the plan, and what they take to its memory. The largest blocks of channels that
 /// fit (under `reproducible`, for mamba, fixed ones). @throws Error(kBadInput) where none fits.
-void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan);
+void plan_blocks(const RunConfig& config, const ActivationReader& reader, const Kernels& kernels, RunPlan& plan);
+
+/// The factor on CHELA's queries.
+double chela_scale(const RunConfig& config, const ChelaLayer& layer);
 
 /// One line for people.
 std::string describe(const BlockPlan& block);

@@ -1,9 +1,11 @@
 #include "engine/chela_layer.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "core/error.hpp"
+#include "core/stopwatch.hpp"
 #include "engine/long_conv_pass.hpp"
 
 namespace ringscan {
@@ -50,6 +52,10 @@ void check_heads(const ActivationReader& reader, const ChelaShape& shape, const 
   }
 }
 
+std::vector<std::int64_t> state_shape(const ChelaLayer& layer) {
+  return {layer.batch, layer.shape.num_heads, layer.shape.head_dim(), layer.shape.v_dim()};
+}
+
 std::vector<float> to_floats(const std::vector<double>& values) {
   return {values.begin(), values.end()};
 }
@@ -88,8 +94,10 @@ class ChelaLayerRun {
         own_(task.layout->chunks(transport.rank())[0].run),
         has_last_(!own_.empty() && own_.end == layer_.seq_len) {}
 
-  ChelaPassResult run() {
-    const ChelaWeights weights = read_chela_weights(*task_.reader, layer_);
+  ChelaLayerFigures run() {
+    ChelaLayerFigures figures;
+    const Stopwatch reading;
+    const ChelaWeights weights = read_chela_weights(*task_.reader, layer_, task_.check_finite);
     const DatasetInfo x = *task_.reader->find(layer_.name, "chela/x");
     const Buffer x_rows = task_.reader->read_slab(x, rows_of(own_, shape_.channels), task_.check_finite, ledger_);
     Buffer y_rows(count_of(own_.size()) * sizeof(float), ledger_);
@@ -101,11 +109,14 @@ class ChelaLayerRun {
     pass.x = dense_any_view(x_rows.data(), layer_.x_type, {layer_.batch, own_.size(), 1, shape_.channels});
     pass.y = view(y_rows.as<float>(), own_.size());
     if (task_.initial != nullptr) read_past(pass);
+    figures.read_seconds = reading.seconds();
     if (task_.writes_state) make_future(pass);
-    const ChelaPassResult result = run_chela_pass(pass, transport_, backend_, ledger_, heartbeat_);
-    write_y(y_rows);
-    if (task_.writes_state) write_state();
-    return result;
+    figures.pass = run_chela_pass(pass, transport_, backend_, ledger_, heartbeat_);
+    timed(figures.write_seconds, [&] {
+      write_y(y_rows);
+      if (task_.writes_state) write_state();
+    });
+    return figures;
   }
 
  private:
@@ -138,17 +149,18 @@ class ChelaLayerRun {
   void read_past(ChelaPassTask& pass) {
     const TokenRun before_short{0, shape_.short_width - 1};
     const TokenRun before_long = wanted_past(*task_.layout, shape_.long_width, task_.reproducible, transport_.rank());
-    const DatasetInfo state = task_.initial->require(layer_.name, kState, state_shape());
+    DatasetInfo state;
+    run_collectively(transport_, [&] {
+      if (shape_.short_width > 1) require_inputs(kShortInputs, shape_.short_width);
+      if (shape_.long_width > 1) require_inputs(kLongInputs, shape_.long_width);
+      state = task_.initial->require(layer_.name, kState, state_shape(layer_));
+    });
     past_short_ = read_inputs(kShortInputs, shape_.short_width, before_short);
     past_long_ = read_inputs(kLongInputs, shape_.long_width, before_long);
     past_state_ = task_.initial->read_whole(state);
     pass.past.short_inputs = view(std::as_const(past_short_).as<float>(), before_short.size());
     pass.past.long_inputs = view(std::as_const(past_long_).as<float>(), before_long.size());
     pass.past.state = past_state_.data();
-  }
-
-  std::vector<std::int64_t> state_shape() const {
-    return {layer_.batch, shape_.num_heads, shape_.head_dim(), shape_.v_dim()};
   }
 
   void make_future(ChelaPassTask& pass) {
@@ -162,34 +174,29 @@ class ChelaLayerRun {
   }
 
   void write_y(const Buffer& rows) {
-    const DatasetInfo info =
-        task_.writer->create(layer_.name, "chela/y", layer_.y_type, {layer_.batch, layer_.seq_len, shape_.channels});
+    SlabSelection selection = rows_of(own_, 0);
+    selection.heads = task_.output->y_heads;
     Buffer converted(count_of(own_.size()) * size_of(layer_.y_type), ledger_);
     convert_elements(rows.data(), ElementType::kFloat32, converted.data(), layer_.y_type, count_of(own_.size()));
-    task_.writer->write_slab(info, rows_of(own_, shape_.channels), converted.data());
+    task_.writer->write_slab(task_.output->y, selection, converted.data());
   }
 
   void write_state() {
     if (shape_.short_width > 1) {
       const std::int64_t rows = shape_.short_width - 1;
-      const DatasetInfo info = create_inputs(kShortInputs, rows);
-      task_.writer->write_slab(info, rows_of({0, has_last_ ? rows : 0}, shape_.channels), last_short_.data());
+      task_.writer->write_slab(task_.output->short_inputs, rows_of({0, has_last_ ? rows : 0}, shape_.channels),
+                               last_short_.data());
     }
     if (shape_.long_width > 1) write_long_inputs();
-    const DatasetInfo info = task_.writer->create(layer_.name, kState, ElementType::kFloat64, state_shape());
     SlabSelection selection = rows_of({0, has_last_ ? shape_.num_heads : 0}, shape_.head_dim());
-    task_.writer->write_slab(info, selection, last_state_.data());
-  }
-
-  DatasetInfo create_inputs(const char* name, std::int64_t rows) {
-    return task_.writer->create(layer_.name, name, ElementType::kFloat32, {layer_.batch, rows, shape_.channels});
+    task_.writer->write_slab(task_.output->state, selection, last_state_.data());
   }
 
   /// Each rank writes those of its own tokens; where the kernel is longer than this sequence, a share of what was
   /// before it (or zeros) moves up.
   void write_long_inputs() {
     const std::int64_t rows = shape_.long_width - 1;
-    const DatasetInfo info = create_inputs(kLongInputs, rows);
+    const DatasetInfo& info = task_.output->long_inputs;
     const std::int64_t moved = std::max<std::int64_t>(0, rows - layer_.seq_len);
     const SequenceLayout shares(LayoutKind::kContiguous, moved, transport_.world_size(), 1);
     const TokenRun share = shares.chunks(transport_.rank())[0].run;
@@ -267,15 +274,23 @@ std::vector<float> fold_branches(const std::vector<std::vector<double>>& branche
   return to_floats(sum);
 }
 
-ChelaWeights read_chela_weights(ActivationReader& reader, const ChelaLayer& layer) {
+ChelaWeights read_chela_weights(ActivationReader& reader, const ChelaLayer& layer, bool check_finite) {
   const ChelaShape& shape = layer.shape;
-  const auto read = [&](const std::string& name) {
-    return reader.read_whole(*reader.find(layer.name, "chela/" + name));
+  const auto read_dataset = [&](const DatasetInfo& info) {
+    std::vector<double> whole = reader.read_whole(info);
+    const auto is_finite = [](double x) { return std::isfinite(x); };
+    if (!check_finite || std::all_of(whole.begin(), whole.end(), is_finite)) return whole;
+    // Every rank has the same in hand, and throws the same.
+    Error error = bad_input(reader.path() + ": " + info.path +
+                            " holds NaN or infinity; want finite numbers, or --allow-nonfinite");
+    error.set_collective();
+    throw error;
   };
+  const auto read = [&](const std::string& name) { return read_dataset(*reader.find(layer.name, "chela/" + name)); };
   const auto read_taps = [&](const std::string& name) {
     std::vector<std::vector<double>> branches;
     for (const DatasetInfo& branch : branches_of(reader, layer.name, "chela/" + name, shape.channels)) {
-      branches.push_back(reader.read_whole(branch));
+      branches.push_back(read_dataset(branch));
     }
     return fold_branches(branches, shape.channels);
   };
@@ -293,8 +308,59 @@ ChelaWeights read_chela_weights(ActivationReader& reader, const ChelaLayer& laye
   return weights;
 }
 
-ChelaPassResult run_chela_layer(const ChelaLayerTask& task, Transport& transport, const ChelaBackend& backend,
-                                MemoryLedger* ledger, Heartbeat& heartbeat) {
+ChelaOutput create_chela_output(ActivationWriter& writer, const ChelaLayer& layer, const DatasetInfo* o,
+                                const std::vector<int>& heads, bool writes_state) {
+  const std::int64_t channels = layer.shape.channels;
+  ChelaOutput output;
+  if (o != nullptr) {
+    output.y = *o;
+    output.y_heads = heads;
+  } else {
+    output.y = writer.create(layer.name, "chela/y", layer.y_type, {layer.batch, layer.seq_len, channels});
+    output.y_heads.resize(static_cast<std::size_t>(channels));
+    std::iota(output.y_heads.begin(), output.y_heads.end(), 0);
+  }
+  if (!writes_state) return output;
+  const auto create_inputs = [&](const char* name, std::int64_t width) {
+    return writer.create(layer.name, name, ElementType::kFloat32, {layer.batch, width - 1, channels});
+  };
+  if (layer.shape.short_width > 1) output.short_inputs = create_inputs(kShortInputs, layer.shape.short_width);
+  if (layer.shape.long_width > 1) output.long_inputs = create_inputs(kLongInputs, layer.shape.long_width);
+  output.state = writer.create(layer.name, kState, ElementType::kFloat64, state_shape(layer));
+  return output;
+}
+
+ChelaLayerBytes chela_layer_bytes(const ChelaLayer& layer, ElementType file_type, const SequenceLayout& layout,
+                                  bool reproducible, bool has_initial, bool writes_state, const ChelaBackend& backend) {
+  const ChelaShape& s = layer.shape;
+  const auto floats = [](std::int64_t count) { return static_cast<std::size_t>(count) * sizeof(float); };
+  const auto rows = static_cast<std::size_t>(layer.batch * layout.max_local_tokens() * s.channels);
+  const std::int64_t row = layer.batch * s.channels;
+  const std::int64_t taps = s.channels * (s.short_width + s.long_width);
+  ChelaLayerBytes bytes;
+  bytes.input = rows * size_of(layer.x_type) + floats(taps + 4 * s.channels + 3 * s.channels * s.v_channels);
+  bytes.output = rows * (sizeof(float) + size_of(layer.y_type));
+  bytes.pass = chela_pass_bytes(s, layout, layer.batch, reproducible, backend);
+  std::int64_t before_long = 0, kept = 0;
+  for (int rank = 0; rank < layout.world_size(); ++rank) {
+    before_long = std::max(before_long, wanted_past(layout, s.long_width, reproducible, rank).size());
+    kept = std::max(kept, kept_inputs(layout, s.long_width, rank).size());
+  }
+  // Each of these is read, or written, beside its converted form.
+  if (has_initial) bytes.pass += 2 * floats(row * (s.short_width - 1 + before_long) + 2);
+  if (writes_state) {
+    const std::int64_t moved =
+        ceil_div(std::max<std::int64_t>(0, s.long_width - 1 - layer.seq_len), layout.world_size());
+    bytes.pass += floats(row * (s.short_width - 1 + kept + 2 * moved) + 4);
+  }
+  if (has_initial || writes_state) bytes.pass += 4 * floats(row * s.v_dim());  // float64, in and out
+  // float64 files are rounded while they are read; branches of taps are folded in float64.
+  bytes.scratch = std::max(file_type == ElementType::kFloat64 ? 2 * sizeof(float) * rows : 0, 4 * floats(taps));
+  return bytes;
+}
+
+ChelaLayerFigures run_chela_layer(const ChelaLayerTask& task, Transport& transport, const ChelaBackend& backend,
+                                  MemoryLedger* ledger, Heartbeat& heartbeat) {
   return ChelaLayerRun(task, transport, backend, ledger, heartbeat).run();
 }
 

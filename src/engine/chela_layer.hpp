@@ -34,7 +34,21 @@ ChelaLayer inspect_chela_layer(const ActivationReader& reader, const std::string
 std::vector<float> fold_branches(const std::vector<std::vector<double>>& branches, std::int64_t channels);
 
 /// Collective. Parameters as float32, branches folded, matrices transposed.
-ChelaWeights read_chela_weights(ActivationReader& reader, const ChelaLayer& layer);
+/// @throws Error(kBadInput, collective) on NaN or infinity, where that is checked.
+ChelaWeights read_chela_weights(ActivationReader& reader, const ChelaLayer& layer, bool check_finite);
+
+/// Where a layer's results go.
+struct ChelaOutput {
+  DatasetInfo y;             ///< chela/y [batch, seq, channels]; in a hybrid the layer's o
+  std::vector<int> y_heads;  ///< places in y's third dimension that are filled
+  DatasetInfo short_inputs;  ///< state/chela/short_inputs and long_inputs, [batch, width - 1, channels] float32: the
+  DatasetInfo long_inputs;   ///< last inputs of each convolution; left out for width 1
+  DatasetInfo state;         ///< state/chela/S [batch, heads, head_dim, v_dim] float64
+};
+
+/// Collective. `o` and `heads`: the slots of a hybrid; null: the layer has an output of its own.
+ChelaOutput create_chela_output(ActivationWriter& writer, const ChelaLayer& layer, const DatasetInfo* o,
+                                const std::vector<int>& heads, bool writes_state);
 
 struct ChelaLayerTask {
   const ChelaLayer* layer = nullptr;
@@ -45,15 +59,30 @@ struct ChelaLayerTask {
   ActivationReader* reader = nullptr;
   ActivationReader* initial = nullptr;  ///< a file with the layer's state/chela; nullptr: the sequence begins here
   ActivationWriter* writer = nullptr;
+  const ChelaOutput* output = nullptr;
   bool writes_state = false;
 };
 
-/// Collective: reads, computes and writes chela/y, and the state where wanted: state/chela/short_inputs and
-/// long_inputs, the last width - 1 inputs of each convolution [batch, width - 1, channels] float32 (left out for width
-/// 1), and state/chela/S [batch, heads, head_dim, v_dim] float64. A later run goes on from it with kernels of the same
-/// widths.
-/// @throws Error(kBadInput) where `initial` holds no such state.
-ChelaPassResult run_chela_layer(const ChelaLayerTask& task, Transport& transport, const ChelaBackend& backend,
-                                MemoryLedger* ledger, Heartbeat& heartbeat);
+struct ChelaLayerFigures {
+  ChelaPassResult pass;
+  double read_seconds = 0.0;   ///< waiting for the file
+  double write_seconds = 0.0;  ///< likewise
+};
+
+/// Collective: reads, computes and writes y, and the state where wanted. A later run goes on from it with kernels of
+/// the same widths.
+/// @throws Error(kBadInput, collective) where `initial` holds no such state.
+ChelaLayerFigures run_chela_layer(const ChelaLayerTask& task, Transport& transport, const ChelaBackend& backend,
+                                  MemoryLedger* ledger, Heartbeat& heartbeat);
+
+/// What run_chela_layer() takes on any rank: shards and parameters, rounded outputs, the pass and its states, scratch.
+struct ChelaLayerBytes {
+  std::size_t input = 0;
+  std::size_t output = 0;
+  std::size_t pass = 0;
+  std::size_t scratch = 0;
+};
+ChelaLayerBytes chela_layer_bytes(const ChelaLayer& layer, ElementType file_type, const SequenceLayout& layout,
+                                  bool reproducible, bool has_initial, bool writes_state, const ChelaBackend& backend);
 
 }  // namespace ringscan

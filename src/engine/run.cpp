@@ -116,10 +116,12 @@ class Job {
   void work_through_blocks(const std::vector<BlockOutput>& outputs, ActivationWriter& writer) {
     if (plan_.blocks.empty()) return;
     const std::unique_ptr<SsmKernels> kernels = make_cpu_ssm_kernels();
+    const std::unique_ptr<ChelaKernels> chela_kernels = make_cpu_chela_kernels();
+    const ChelaBackend chela{*chela_kernels, *kernels, kernels_.linear()};
     for (std::size_t i = 0; i < plan_.blocks.size(); ++i) {
       const BlockPlan& block = plan_.blocks[i];
       const double share = block.flops / std::max(1.0, plan_.flops());
-      BlockContext context{&config_, &transport_, &reader_, initial_, &writer, kernels.get(), &ledger_, {}};
+      BlockContext context{&config_, &transport_, &reader_, initial_, &writer, kernels.get(), &chela, &ledger_, {}};
       context.on_progress = [&](double fraction) {
         if (context_.on_progress) context_.on_progress(behind_ + share * fraction, block.shape.label());
       };
@@ -266,7 +268,7 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
     for (const LayerShape& layer : layers) {
       if (initial != nullptr) check_initial_state(*initial, layer, config);
     }
-    plan_blocks(config, reader, plan);
+    plan_blocks(config, reader, kernels, plan);
   });
   return plan;
 }

@@ -114,6 +114,8 @@ std::string RunConfig::text() const {
     const std::string name(name_of(block.mechanism));
     lines += block.heads.empty() ? setting_line("mechanism", name)
                                  : setting_line("heads." + name, head_list_text(block.heads));
+    const auto* chela = std::get_if<ChelaParams>(&block.mechanism);
+    if (chela != nullptr && chela->heads > 0) lines += setting_line("chela.heads", std::to_string(chela->heads));
   }
   lines += causal_text(*this);
   lines += linear_text(*this);

@@ -20,6 +20,7 @@ struct Draft {
   CogParams cog;
   SparseParams sparse;
   LinearParams linear;
+  ChelaParams chela;
   std::string mechanism;
   std::map<std::string, std::vector<int>, std::less<>> heads;  // by mechanism
 };
@@ -37,10 +38,19 @@ inline constexpr MechanismChoice kMechanisms[] = {
     {"sparse", [](const Draft& draft) -> Mechanism { return draft.sparse; }},
     {"linear", [](const Draft& draft) -> Mechanism { return draft.linear; }},
 };
-inline constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse, linear, ssm or mamba";
+inline constexpr std::string_view kMechanismNames = "softmax, stick-breaking, cog, sparse, linear, ssm, mamba or chela";
 
 /// Mechanisms with inputs of their own.
-inline constexpr BlockMechanism kBlockMechanisms[] = {SsmParams{}, MambaParams{}};
+struct BlockChoice {
+  std::string_view name;
+  BlockMechanism (*of)(const Draft&);
+};
+
+inline constexpr BlockChoice kBlockMechanisms[] = {
+    {"ssm", [](const Draft&) -> BlockMechanism { return SsmParams{}; }},
+    {"mamba", [](const Draft&) -> BlockMechanism { return MambaParams{}; }},
+    {"chela", [](const Draft& draft) -> BlockMechanism { return draft.chela; }},
+};
 
 /// What was given, by name; for messages about combinations.
 using Given = std::map<std::string, const Setting*>;

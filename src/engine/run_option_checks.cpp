@@ -24,10 +24,10 @@ void check_heads(const Draft& draft, const Given& given) {
 }
 
 void assign_blocks(Draft& draft, const Given& given) {
-  for (const BlockMechanism& block : kBlockMechanisms) {
-    const std::string name(name_of(block));
+  for (const BlockChoice& choice : kBlockMechanisms) {
+    const std::string name(choice.name);
     const auto heads = draft.heads.find(name);
-    if (draft.mechanism == name) draft.config.blocks.push_back({block, {}});
+    if (draft.mechanism == name) draft.config.blocks.push_back({choice.of(draft), {}});
     if (heads == draft.heads.end()) continue;
     for (const auto& [other, others] : draft.heads) {
       for (const int head : heads->second) {
@@ -36,7 +36,7 @@ void assign_blocks(Draft& draft, const Given& given) {
                         " too, want one mechanism a head");
       }
     }
-    draft.config.blocks.push_back({block, heads->second});
+    draft.config.blocks.push_back({choice.of(draft), heads->second});
   }
 }
 
@@ -66,9 +66,14 @@ void check_mechanism_options(const Draft& draft, const Given& given) {
     return std::any_of(assignments.begin(), assignments.end(),
                        [&](const HeadAssignment& assignment) { return name_of(assignment.mechanism) == mechanism; });
   };
+  const auto& blocks = draft.config.blocks;
+  const auto has_block = [&](std::string_view mechanism) {
+    return std::any_of(blocks.begin(), blocks.end(),
+                       [&](const BlockAssignment& block) { return name_of(block.mechanism) == mechanism; });
+  };
   for (const auto& [name, setting] : given) {
     const std::string mechanism = name.substr(0, name.find('.'));
-    if (mechanism == name || mechanism == "heads" || has(mechanism)) continue;
+    if (mechanism == name || mechanism == "heads" || has(mechanism) || has_block(mechanism)) continue;
     throw bad_input(setting->where + ": no head has " + mechanism + ", want it left out or a head with " + mechanism);
   }
   for (const HeadAssignment& assignment : assignments) {
@@ -101,11 +106,12 @@ void check_linear(const Draft& draft, const Given& given) {
   const bool has_linear = std::any_of(assignments.begin(), assignments.end(), is_state);
   const bool has_state = has_linear || !draft.config.blocks.empty();
   if (draft.config.want_state && !has_state) {
-    throw bad_input(given.at("outputs")->where + ": found state, and no head has linear, ssm or mamba, which have one");
+    throw bad_input(given.at("outputs")->where +
+                    ": found state, and no head has linear, ssm, mamba or chela, which have one");
   }
   if (!draft.config.initial_state.empty() && !has_state) {
     throw bad_input(given.at("initial-state")->where +
-                    ": no head has a state, want it left out or a head with linear, ssm or mamba");
+                    ": no head has a state, want it left out or a head with linear, ssm, mamba or chela");
   }
   if (draft.config.layout == LayoutKind::kZigzag && std::all_of(assignments.begin(), assignments.end(), is_state)) {
     throw bad_input(given.at("layout")->where + ": found zigzag, want contiguous or auto where a state is carried");

@@ -34,16 +34,11 @@ std::string parse_text(const Setting& setting, std::string_view wanted) {
 }
 
 void set_mechanism(Draft& draft, const Setting& setting) {
-  for (const BlockMechanism& block : kBlockMechanisms) {
-    if (setting.value == name_of(block)) draft.mechanism = setting.value;
+  for (const BlockChoice& choice : kBlockMechanisms) {
+    if (setting.value == choice.name) draft.mechanism = choice.name;
   }
   for (const MechanismChoice& choice : kMechanisms) {
     if (setting.value == choice.name) draft.mechanism = choice.name;
-  }
-  for (const char* name : {"chela"}) {
-    if (setting.value == name && draft.mechanism.empty()) {
-      throw bad_input(setting.where + ": " + name + " is not in this version, want " + std::string(kMechanismNames));
-    }
   }
   if (draft.mechanism.empty()) throw wrong_value(setting, kMechanismNames);
 }
@@ -117,7 +112,7 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.layers = parse_text(s, "a glob on layer names"); }},
       {{"outputs", "LIST",
         "results beside o: lse (softmax, cog, sparse), remainder (stick-breaking), kept_mass (sparse), "
-        "state (linear, ssm, mamba: what a later run goes on from), comma-separated"},
+        "state (linear, ssm, mamba, chela: what a later run goes on from), comma-separated"},
        set_outputs},
       {{"initial-state", "FILE", "go on from the state that an earlier run of the same layers left (outputs = state)"},
        [](Draft& d, const Setting& s) { d.config.initial_state = parse_text(s, "a file name"); }},
@@ -137,7 +132,8 @@ const std::vector<RunOption>& file_options() {
 
 const std::vector<RunOption>& mechanism_options() {
   static const std::vector<RunOption> options = {
-      {{"mechanism", "NAME", "the mechanism of all heads: softmax, stick-breaking, cog, sparse, linear, ssm or mamba"},
+      {{"mechanism", "NAME",
+        "the mechanism of all heads: softmax, stick-breaking, cog, sparse, linear, ssm, mamba or chela"},
        set_mechanism},
       {{"heads.softmax", "HEADS", "a hybrid: the heads that have softmax, such as 0-3,8"}, set_heads},
       {{"heads.stick-breaking", "HEADS", "a hybrid: the heads that have stick-breaking"}, set_heads},
@@ -165,7 +161,7 @@ const std::vector<RunOption>& mechanism_options() {
                                                             {"vector", RemainderPolicy::kVector}},
                                                            "drop, value or vector");
        }},
-      {{"scale", "NUMBER", "factor on <q, k> (default 1/sqrt(head_dim))"},
+      {{"scale", "NUMBER", "factor on <q, k>, of CHELA's linear attention too (default 1/sqrt(head_dim))"},
        [](Draft& d, const Setting& s) { d.config.scale = parse_number(s, "a finite number"); }},
   };
   return options;
@@ -227,6 +223,13 @@ const std::vector<RunOption>& block_options() {
        set_heads},
       {{"heads.mamba", "HEADS", "a hybrid: the heads whose slots of o a Mamba block fills (mamba/x and others)"},
        set_heads},
+      {{"heads.chela", "HEADS", "a hybrid: the heads whose slots of o a CHELA block fills (chela/x and others)"},
+       set_heads},
+      {{"chela.heads", "NUMBER",
+        "heads of CHELA's linear attention (default: one for every 64 channels where that divides, else one)"},
+       [](Draft& d, const Setting& s) {
+         d.chela.heads = parse_whole_number(s, 1, 65536, "a number of heads, 1 to 65536");
+       }},
   };
   return options;
 }

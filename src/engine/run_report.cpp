@@ -35,6 +35,7 @@ Json plan_json(const RunPlan& plan) {
   }
   Json blocks = Json::array();
   for (const BlockPlan& block : plan.blocks) {
+    const ChelaShape& chela = block.shape.chela.shape;
     blocks.push_back({{"layer", block.shape.layer},
                       {"mechanism", name_of(block.shape.mechanism)},
                       {"heads", block.shape.heads},
@@ -44,6 +45,9 @@ Json plan_json(const RunPlan& plan) {
                       {"d_state", block.shape.d_state},
                       {"channels_at_once", block.block_channels},
                       {"flops", block.flops}});
+    if (!std::holds_alternative<ChelaParams>(block.shape.mechanism)) continue;
+    blocks.back()["taps"] = {chela.short_width, chela.long_width};
+    blocks.back()["attention_heads"] = chela.num_heads;
   }
   LayerShape first = plan.layers.empty() ? LayerShape{} : plan.layers.front();
   if (plan.layers.empty() && !plan.blocks.empty()) {

@@ -113,6 +113,8 @@ std::string_view name_of(SyntheticKind kind) {
       return "ssm";
     case SyntheticKind::kMamba:
       return "mamba";
+    case SyntheticKind::kChela:
+      return "chela";
     case SyntheticKind::kNormal:
       break;
   }
@@ -120,7 +122,7 @@ std::string_view name_of(SyntheticKind kind) {
 }
 
 bool SyntheticSpec::is_block() const {
-  return kind == SyntheticKind::kSsm || kind == SyntheticKind::kMamba;
+  return kind == SyntheticKind::kSsm || kind == SyntheticKind::kMamba || kind == SyntheticKind::kChela;
 }
 
 std::int64_t SyntheticSpec::payload_bytes() const {

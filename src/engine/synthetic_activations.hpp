@@ -18,6 +18,7 @@ enum class SyntheticKind {
   kLongStick,  ///< v standard normal; scores of mean -12 and deviation 1.5, so that a stick outlasts 10^5 keys
   kSsm,        ///< inputs of a selective scan instead of q, k and v
   kMamba,      ///< a Mamba block's input and parameters instead
+  kChela,      ///< a CHELA block's
 };
 
 std::string_view name_of(SyntheticKind kind);

@@ -45,6 +45,26 @@ std::vector<SyntheticBlockDataset> mamba_datasets(const SyntheticSpec& spec) {
           {"mamba/out_proj", {d_model, d_inner}, normal, fan_in(d_inner), true}};
 }
 
+std::vector<SyntheticBlockDataset> chela_datasets(const SyntheticSpec& spec) {
+  const std::int64_t channels = spec.num_heads * spec.head_dim;
+  const std::int64_t taps = std::min(spec.seq_len, kSyntheticLongTaps);
+  const auto normal = SyntheticValues::kNormal;
+  const auto parameter = [&](const char* name, std::vector<std::int64_t> shape, double deviation) {
+    return SyntheticBlockDataset{name, std::move(shape), normal, deviation, true};
+  };
+  return {{"chela/x", {spec.batch, spec.seq_len, channels}},
+          parameter("chela/short_conv/0", {channels, kSyntheticTaps}, 0.5),
+          parameter("chela/short_conv/1", {channels, 1}, 0.5),
+          parameter("chela/long_conv", {channels, taps}, fan_in(taps)),
+          parameter("chela/kq", {channels}, 1.0),
+          parameter("chela/mq", {channels}, 1.0),
+          parameter("chela/kk", {channels}, 1.0),
+          parameter("chela/mk", {channels}, 1.0),
+          parameter("chela/w_v", {channels, channels}, fan_in(channels)),
+          parameter("chela/w_g", {channels, channels}, fan_in(channels)),
+          parameter("chela/w_o", {channels, channels}, fan_in(channels))};
+}
+
 /// Elements [first, first + out.size()) of a dataset.
 void fill(const SyntheticSpec& spec, std::int64_t layer, int stream, const SyntheticBlockDataset& dataset,
           std::int64_t first, std::span<float> out) {
@@ -82,6 +102,7 @@ std::int64_t elements_from(const SyntheticBlockDataset& dataset, std::size_t axi
 }  // namespace
 
 std::vector<SyntheticBlockDataset> synthetic_block_datasets(const SyntheticSpec& spec) {
+  if (spec.kind == SyntheticKind::kChela) return chela_datasets(spec);
   return spec.kind == SyntheticKind::kSsm ? ssm_datasets(spec) : mamba_datasets(spec);
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-// Synthetic inputs of the mechanisms that read their own: a selective scan, a Mamba block.
+// Synthetic inputs of the mechanisms that read their own: a selective scan, a Mamba block, a CHELA block.
 
 #include <cstdint>
 #include <string>
@@ -13,6 +13,8 @@ namespace ringscan {
 /// States a channel; taps of the convolution.
 inline constexpr std::int64_t kSyntheticStates = 16;
 inline constexpr std::int64_t kSyntheticTaps = 4;
+/// Taps of CHELA's long kernel, where the sequence is no shorter.
+inline constexpr std::int64_t kSyntheticLongTaps = 4096;
 
 /// What a dataset's values are, from a standard normal n.
 enum class SyntheticValues {
@@ -31,7 +33,7 @@ struct SyntheticBlockDataset {
 };
 
 /// ssm: heads * head_dim channels, kv_heads groups. mamba: d_model = heads * head_dim, d_inner twice that, the rank of
-/// dt a sixteenth of it.
+/// dt a sixteenth of it. chela: heads * head_dim channels, as many of V; the short kernel in two branches.
 std::vector<SyntheticBlockDataset> synthetic_block_datasets(const SyntheticSpec& spec);
 
 /// Collective. The datasets of one layer; `on_bytes` is told what has been written, over all ranks.

@@ -8,6 +8,7 @@
 
 #include "engine/block_plan.hpp"
 #include "engine/row_sample.hpp"
+#include "engine/verify_chela.hpp"
 #include "kernels/reference/ssm_oracle.hpp"
 
 namespace ringscan {
@@ -242,6 +243,24 @@ std::vector<RowDifference> compare(const BlockShape& shape, const BlockFiles& fi
 }
 
 /// Collective.
+DatasetCheck check_chela(const VerifyRequest& request, const RunConfig& config, const BlockShape& shape,
+                         const BlockFiles& files, RankGroup& group) {
+  const std::int64_t rows_an_item =
+      request.rows ? ceil_div(*request.rows, std::max<std::int64_t>(1, shape.batch)) : shape.seq_len;
+  const std::vector<std::int64_t> rows = sample_rows(shape.seq_len, rows_an_item, request.seed);
+  ChelaCheckTask task;
+  task.layer = &shape.chela;
+  task.scale = chela_scale(config, shape.chela);
+  task.input = files.input;
+  task.initial = files.initial_state;
+  task.output = files.output;
+  task.rows = rows;
+  task.heads = shape.heads;
+  task.bound = request.tolerance.value_or(bound_of(shape.output_type));
+  return check_chela_layer(task, group);
+}
+
+/// Collective.
 DatasetCheck check_block(const VerifyRequest& request, const BlockShape& shape, const BlockFiles& files,
                          RankGroup& group) {
   const std::int64_t rows_an_item =
@@ -291,7 +310,9 @@ std::vector<DatasetCheck> verify_blocks(const VerifyRequest& request, const RunC
                     .type
               : files.output->require(layer, "o", {shape.batch, shape.seq_len, shape.num_heads, shape.v_dim}).type;
     });
-    checks.push_back(check_block(request, shape, files, group));
+    checks.push_back(std::holds_alternative<ChelaParams>(shape.mechanism)
+                         ? check_chela(request, config, shape, files, group)
+                         : check_block(request, shape, files, group));
   }
   return checks;
 }

@@ -30,7 +30,7 @@ std::vector<double> transposed(const std::vector<float>& values, std::int64_t ro
 }
 
 oracle::ChelaParameters read_parameters(const ChelaCheckTask& task) {
-  const ChelaWeights weights = read_chela_weights(*task.input, *task.layer);
+  const ChelaWeights weights = read_chela_weights(*task.input, *task.layer, false);
   const ChelaShape& shape = weights.shape;
   oracle::ChelaParameters p;
   p.channels = shape.channels;
@@ -60,8 +60,12 @@ class ChelaCheck {
         x_(*task.input->find(layer_.name, "chela/x")),
         num_rows_(task.rows.size()) {
     if (task.initial != nullptr) {
-      state_ = task.initial->read_whole(task.initial->require(
-          layer_.name, "state/chela/S", {layer_.batch, shape_.num_heads, shape_.head_dim(), shape_.v_dim()}));
+      DatasetInfo state;
+      run_collectively(group, [&] {
+        state = task.initial->require(layer_.name, "state/chela/S",
+                                      {layer_.batch, shape_.num_heads, shape_.head_dim(), shape_.v_dim()});
+      });
+      state_ = task.initial->read_whole(state);
     }
   }
 
@@ -69,12 +73,10 @@ class ChelaCheck {
     DatasetCheck check;
     check.layer = layer_.name;
     check.mechanism = "chela";
-    check.dataset = "chela/y";
+    check.dataset = task_.heads.empty() ? "chela/y" : "o";
     check.bound = task_.bound;
-    const DatasetInfo y =
-        task_.output->require(layer_.name, "chela/y", {layer_.batch, layer_.seq_len, shape_.channels});
-    const std::vector<float> found = read_rows(*task_.output, y);
-    const std::vector<float> x = read_rows(*task_.input, x_);
+    const std::vector<float> found = read_output_rows();
+    const std::vector<float> x = read_rows(*task_.input, x_, all_channels());
     const std::size_t row_size = static_cast<std::size_t>(shape_.channels);
     double largest = 0.0;
     for (std::int64_t batch = 0; batch < layer_.batch; ++batch) {
@@ -128,8 +130,17 @@ class ChelaCheck {
     return values;
   }
 
-  std::vector<float> read_rows(ActivationReader& reader, const DatasetInfo& info) {
-    SlabSelection selection{{}, all_channels()};
+  std::vector<float> read_output_rows() {
+    std::vector<std::int64_t> wanted{layer_.batch, layer_.seq_len, shape_.channels};
+    if (!task_.heads.empty()) wanted = {layer_.batch, layer_.seq_len, -1, shape_.channels / std::ssize(task_.heads)};
+    DatasetInfo y;
+    run_collectively(group_,
+                     [&] { y = task_.output->require(layer_.name, task_.heads.empty() ? "chela/y" : "o", wanted); });
+    return read_rows(*task_.output, y, task_.heads.empty() ? all_channels() : task_.heads);
+  }
+
+  std::vector<float> read_rows(ActivationReader& reader, const DatasetInfo& info, const std::vector<int>& heads) {
+    SlabSelection selection{{}, heads};
     for (const std::int64_t row : task_.rows) selection.tokens.push_back({row, row + 1});
     return read(reader, info, selection);
   }

@@ -17,6 +17,7 @@ struct ChelaCheckTask {
   ActivationReader* initial = nullptr;  ///< as in the run; nullptr: the sequence begins here
   ActivationReader* output = nullptr;
   std::span<const std::int64_t> rows;  ///< tokens to check, ascending, of every batch item
+  std::vector<int> heads;              ///< in a hybrid: those of the layer's `o` that hold y; empty: chela/y
   double bound = 1e-5;
 };
 

@@ -28,7 +28,8 @@ std::string_view name_of(const Mechanism& mechanism) {
 }
 
 std::string_view name_of(const BlockMechanism& mechanism) {
-  return std::holds_alternative<SsmParams>(mechanism) ? "ssm" : "mamba";
+  constexpr std::string_view kNames[] = {"ssm", "mamba", "chela"};
+  return kNames[mechanism.index()];
 }
 
 Band band_of(const SoftmaxParams& params) {

@@ -70,10 +70,16 @@ struct MambaParams {
   friend bool operator==(const MambaParams&, const MambaParams&) = default;
 };
 
-/// Mechanisms that read inputs of their own instead of q, k, v.
-using BlockMechanism = std::variant<SsmParams, MambaParams>;
+/// Short and long convolutions around linear attention, as docs/mechanisms.md reads the paper (arXiv 2406.08128).
+struct ChelaParams {
+  std::int64_t heads = 0;  ///< of its linear attention; 0: one for every 64 channels where that divides, else one
+  friend bool operator==(const ChelaParams&, const ChelaParams&) = default;
+};
 
-/// "ssm", "mamba".
+/// Mechanisms that read inputs of their own instead of q, k, v.
+using BlockMechanism = std::variant<SsmParams, MambaParams, ChelaParams>;
+
+/// "ssm", "mamba", "chela".
 std::string_view name_of(const BlockMechanism& mechanism);
 
 /// Two families: keys and values go round a ring, or (linear attention) a state is carried along the ranks by a scan.

@@ -187,7 +187,7 @@ TEST_CASE("generate") {
   fails_with({"generate", "out.h5", "--seq-len", "8", "--heads", "6", "--kv-heads", "4"}, "want a divisor");
   fails_with({"generate", "out.h5", "--seq-len", "0"}, "--seq-len: found '0'");
   fails_with({"generate", "out.h5", "--seq-len", "8", "--head-dim", "257"}, "1 to 256");
-  fails_with({"generate", "out.h5", "--seq-len", "8", "--kind", "chela"}, "not in this version");
+  fails_with({"generate", "out.h5", "--seq-len", "8", "--kind", "rwkv"}, "found 'rwkv'");
   fails_with({"generate", "out.h5", "--seq-len", "8", "--dtype", "int4"}, "--dtype: unknown element type");
 }
 

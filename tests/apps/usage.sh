@@ -18,8 +18,8 @@ job=("$program" run --input a.h5 --output b.h5)
 fails 2 "no input: want --input FILE" "$program" run --output b.h5 --mechanism softmax
 fails 2 "no output: want --output FILE" "$program" run --input a.h5 --mechanism softmax
 fails 2 "no mechanism: want --mechanism" "${job[@]}"
-fails 2 "--mechanism: found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm or mamba" "${job[@]}" --mechanism sofmax
-fails 2 "--mechanism: chela is not in this version, want softmax, stick-breaking, cog, sparse, linear, ssm or mamba" "${job[@]}" --mechanism chela
+fails 2 "--mechanism: found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm, mamba or chela" "${job[@]}" --mechanism sofmax
+fails 2 "--chela.heads: found '0', want a number of heads" "${job[@]}" --mechanism chela --chela.heads 0
 
 job+=(--mechanism softmax)
 fails 2 "--inptu: unknown option, did you mean input?" "${job[@]}" --inptu a.h5
@@ -66,7 +66,7 @@ fails 2 "no output: want ringscan generate FILE.h5" "$program" generate --seq-le
 fails 2 "no sequence length: want --seq-len TOKENS" "$program" generate a.h5
 fails 2 "--kv-heads: found 3, want a divisor of the 8 heads" "$program" generate a.h5 --seq-len 8 --kv-heads 3
 fails 2 "--head-dim: found '300', want a whole number from 1 to 256" "$program" generate a.h5 --seq-len 8 --head-dim 300
-fails 2 "--kind: chela is not in this version" "$program" generate a.h5 --seq-len 8 --kind chela
+fails 2 "--kind: found 'rwkv', want normal, long-stick, ssm, mamba or chela" "$program" generate a.h5 --seq-len 8 --kind rwkv
 fails 2 "no file: want ringscan inspect FILE.h5" "$program" inspect
 fails 2 "no output: want --output FILE" "$program" verify --input a.h5
 fails 2 "--rows: found 'some', want a number of rows, 1 or more, or all" "$program" verify --input a.h5 --output b.h5 --rows some

@@ -1,104 +1,24 @@
 // A CHELA layer from file to file: branches folded, states out and in; compiled once with ranks as threads and once
 // under mpirun.
 
-#include <unistd.h>
-
 #include <cmath>
-#include <filesystem>
 #include <optional>
 
 #include "engine/chela_layer.hpp"
 #include "engine/verify_chela.hpp"
 #include "tests/engine/access.hpp"
-#include "tests/io/foreign_file.hpp"
+#include "tests/engine/chela_file.hpp"
+#include "tests/engine/job.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/chela_problem.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::expect;
+using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_access;
 
 namespace {
-
-/// A folder that all ranks know; rank 0 takes it away when all are done.
-class Folder {
- public:
-  explicit Folder(Transport& transport) : transport_(transport) {
-    if (transport.rank() == 0) {
-      path_ = (std::filesystem::temp_directory_path() / "ringscan-chela-XXXXXX").string();
-      if (mkdtemp(path_.data()) == nullptr) throw failure("no temporary folder");
-    }
-    transport.broadcast(path_, 0);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    if (transport_.rank() == 0) std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  Transport& transport_;
-  std::string path_;
-};
-
-ChelaProblem make(std::int64_t seq_len, const ChelaShape& shape, std::int64_t batch) {
-  ChelaProblem p;
-  p.weights.shape = shape;
-  p.batch = batch;
-  p.seq_len = seq_len;
-  p.fill();
-  return p;
-}
-
-void put(const std::string& file, const std::string& name, const std::vector<std::int64_t>& shape,
-         const std::vector<float>& values) {
-  test::ForeignDataset dataset;
-  dataset.path = "/layers/0/" + name;
-  dataset.shape = shape;
-  for (std::size_t i = 0; i < values.size(); ++i) dataset.except.emplace_back(i, values[i]);
-  test::add_foreign_dataset(file, dataset);
-}
-
-std::vector<float> transposed(const std::vector<float>& values, std::int64_t columns) {
-  const std::int64_t rows = static_cast<std::int64_t>(values.size()) / columns;
-  std::vector<float> out;
-  for (std::int64_t j = 0; j < columns; ++j) {
-    for (std::int64_t i = 0; i < rows; ++i) out.push_back(values[static_cast<std::size_t>(i * columns + j)]);
-  }
-  return out;
-}
-
-/// The tokens [run) of the problem; the long kernel in two branches.
-void write_input(const std::string& file, const ChelaProblem& p, const TokenRun& run, Transport& transport) {
-  const ChelaShape& s = p.weights.shape;
-  if (transport.rank() == 0) {
-    std::vector<float> x;
-    for (std::int64_t b = 0; b < p.batch; ++b) {
-      const auto first = p.x.begin() + (b * p.seq_len + run.begin) * s.channels;
-      x.insert(x.end(), first, first + run.size() * s.channels);
-    }
-    put(file, "chela/x", {p.batch, run.size(), s.channels}, x);
-    put(file, "chela/short_conv", {s.channels, s.short_width}, p.weights.short_conv);
-    std::vector<float> rest = p.weights.long_conv, ones;
-    for (std::int64_t c = 0; c < s.channels; ++c) {
-      float& tap = rest[static_cast<std::size_t>(c * s.long_width)];
-      ones.push_back(tap);
-      tap = 0.0f;
-    }
-    put(file, "chela/long_conv/0", {s.channels, 1}, ones);
-    put(file, "chela/long_conv/1", {s.channels, s.long_width}, rest);
-    put(file, "chela/kq", {s.channels}, p.weights.kq);
-    put(file, "chela/mq", {s.channels}, p.weights.mq);
-    put(file, "chela/kk", {s.channels}, p.weights.kk);
-    put(file, "chela/mk", {s.channels}, p.weights.mk);
-    put(file, "chela/w_v", {s.channels, s.v_channels}, transposed(p.weights.w_v, s.channels));
-    put(file, "chela/w_g", {s.channels, s.v_channels}, transposed(p.weights.w_g, s.channels));
-    put(file, "chela/w_o", {s.v_channels, s.channels}, transposed(p.weights.w_o, s.v_channels));
-  }
-  transport.barrier();
-}
 
 struct JobFiles {
   std::string input, output, initial;
@@ -148,6 +68,8 @@ std::vector<double> run_job(const JobFiles& files, const ChelaProblem& p, bool r
     task.reader = &reader;
     task.initial = initial ? &*initial : nullptr;
     task.writer = &writer;
+    const ChelaOutput output = create_chela_output(writer, layer, nullptr, {}, true);
+    task.output = &output;
     task.writes_state = true;
     run_chela_layer(task, transport, {*chela, *ssm, kernels->linear()}, &ledger, heartbeat);
     writer.finish();
@@ -183,8 +105,9 @@ TEST_CASE("the default number of heads") {
 }
 
 TEST_CASE("a CHELA layer from file to file, in one job and in two") {
-  for (const ChelaProblem& p : {make(70, {8, 12, 4, 3, 9}, 2), make(150, {6, 6, 2, 1, 90}, 1),
-                                make(20, {6, 4, 1, 4, 33}, 2), make(9, {4, 4, 1, 2, 1}, 1)}) {
+  for (const ChelaProblem& p :
+       {make_chela_problem(70, {8, 12, 4, 3, 9}, 2), make_chela_problem(150, {6, 6, 2, 1, 90}, 1),
+        make_chela_problem(20, {6, 4, 1, 4, 33}, 2), make_chela_problem(9, {4, 4, 1, 2, 1}, 1)}) {
     const auto wanted = p.exact();
     for_each_world([&](Transport& transport) {
       const Folder folder(transport);
@@ -217,8 +140,8 @@ TEST_CASE("a CHELA layer from file to file, in one job and in two") {
 TEST_CASE("heads that do not divide, and a state of other widths, get their one line") {
   for_each_world([](Transport& transport) {
     const Folder folder(transport);
-    const ChelaProblem p = make(10, {6, 4, 2, 3, 5}, 1);
-    const ChelaProblem wider = make(10, {6, 4, 2, 3, 7}, 1);
+    const ChelaProblem p = make_chela_problem(10, {6, 4, 2, 3, 5}, 1);
+    const ChelaProblem wider = make_chela_problem(10, {6, 4, 2, 3, 7}, 1);
     write_input(folder.file("a.h5"), p, {0, 10}, transport);
     write_input(folder.file("b.h5"), wider, {0, 10}, transport);
     const auto message_of = [&](const auto& work) -> std::string {

@@ -149,8 +149,11 @@ TEST_CASE("What a configuration cannot say") {
     REQUIRE(!contains(message, "\n"));
   };
   fails_with("", "no mechanism");
-  fails_with("mechanism = chela", "configuration:3: mechanism: chela is not in this version");
-  fails_with("mechanism = sofmax", "found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm or mamba");
+  fails_with("mechanism = sofmax",
+             "found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm, mamba or chela");
+  fails_with("mechanism = chela\nchela.heads = 0", "chela.heads: found '0', want a number of heads");
+  fails_with("mechanism = ssm\nchela.heads = 2", "no head has chela");
+  fails_with("heads.chela = 0,1\nheads.mamba = 1", "head 1 is in heads.");
   fails_with("mechanism = linear\nlinear.decay = head", "want linear.head-decay with it");
   fails_with("mechanism = linear\nlinear.head-decay = -1", "want it with linear.decay = head alone");
   fails_with("mechanism = linear\nlinear.decay = head\nlinear.head-decay = -1,0.5", "want a list of log decays");
