@@ -33,18 +33,6 @@ bool wants_remainder_vector(const RunConfig& config) {
   });
 }
 
-/// Reads a slab and, where the engine wants k and v in one type, converts it.
-Buffer read_as(ActivationReader& reader, const DatasetInfo& dataset, const SlabSelection& selection, ElementType type,
-               const RunConfig& config, MemoryLedger* ledger) {
-  Buffer slab = reader.read_slab(dataset, selection, !config.allow_nonfinite, ledger);
-  const ElementType read_type = type_in_memory(dataset.type);
-  if (read_type == type) return slab;
-  const std::size_t count = slab.size_bytes() / size_of(read_type);
-  Buffer converted(count * size_of(type), ledger);
-  convert_elements(slab.data(), read_type, converted.data(), type, count);
-  return converted;
-}
-
 Buffer read_remainder_vectors(ActivationReader& reader, const LayerShape& layer, const ShardPlan& shard,
                               MemoryLedger* ledger) {
   const DatasetInfo dataset = reader.require(layer.name, "remainder_value", {layer.num_heads, layer.v_dim});
@@ -85,15 +73,27 @@ LayerShape inspect_layer(const ActivationReader& reader, const std::string& name
   layer.q_type = type_in_memory(q.type);
   // k and v travel in one message of one type.
   layer.kv_type = type_in_memory(k.type) == type_in_memory(v.type) ? type_in_memory(k.type) : ElementType::kFloat32;
-  const auto staging = [](const DatasetInfo& dataset, ElementType type) {
-    const std::size_t converted_here = type_in_memory(dataset.type) == type ? 0 : size_of(type_in_memory(dataset.type));
-    return converted_here + (dataset.type == ElementType::kFloat64 ? size_of(dataset.type) : 0);
-  };
-  layer.q_staging = staging(q, layer.q_type);
-  layer.kv_staging = std::max(staging(k, layer.kv_type), staging(v, layer.kv_type));
+  layer.q_staging = staging_bytes(q, layer.q_type);
+  layer.kv_staging = std::max(staging_bytes(k, layer.kv_type), staging_bytes(v, layer.kv_type));
   layer.o_type = config.output_dtype.value_or(q.type);
   find_log_decay(reader, layer, config);
   return layer;
+}
+
+std::size_t staging_bytes(const DatasetInfo& dataset, ElementType type) {
+  const std::size_t converted_here = type_in_memory(dataset.type) == type ? 0 : size_of(type_in_memory(dataset.type));
+  return converted_here + (dataset.type == ElementType::kFloat64 ? size_of(dataset.type) : 0);
+}
+
+Buffer read_slab_as(ActivationReader& reader, const DatasetInfo& dataset, const SlabSelection& selection,
+                    ElementType type, bool check_finite, MemoryLedger* ledger) {
+  Buffer slab = reader.read_slab(dataset, selection, check_finite, ledger);
+  const ElementType read_type = type_in_memory(dataset.type);
+  if (read_type == type) return slab;
+  const std::size_t count = slab.size_bytes() / size_of(read_type);
+  Buffer converted(count * size_of(type), ledger);
+  convert_elements(slab.data(), read_type, converted.data(), type, count);
+  return converted;
 }
 
 ShardInput read_shard(ActivationReader& reader, ActivationReader* initial, const RunPlan& plan, const ShardPlan& shard,
@@ -103,7 +103,8 @@ ShardInput read_shard(ActivationReader& reader, ActivationReader* initial, const
   const auto heads = static_cast<std::int64_t>(shard.heads.size());
   const auto kv_heads = static_cast<std::int64_t>(shard.kv_heads.size());
   const auto read = [&](const char* dataset, const std::vector<int>& which, ElementType type) {
-    return read_as(reader, *reader.find(layer.name, dataset), select(shard, rank, which), type, config, ledger);
+    return read_slab_as(reader, *reader.find(layer.name, dataset), select(shard, rank, which), type,
+                        !config.allow_nonfinite, ledger);
   };
   ShardInput input;
   input.q_buffer = read("q", shard.heads, layer.q_type);

@@ -17,6 +17,13 @@ namespace ringscan {
 /// @throws Error(kBadInput) naming file, dataset, what was found and what is wanted.
 LayerShape inspect_layer(const ActivationReader& reader, const std::string& layer, const RunConfig& config);
 
+/// Bytes an element takes besides, while it is read as `type`.
+std::size_t staging_bytes(const DatasetInfo& dataset, ElementType type);
+
+/// Collective. A slab whose elements are converted to `type` where the file has another.
+Buffer read_slab_as(ActivationReader& reader, const DatasetInfo& dataset, const SlabSelection& selection,
+                    ElementType type, bool check_finite, MemoryLedger* ledger);
+
 /// This rank's tokens of a shard's heads.
 struct ShardInput {
   Buffer q_buffer;

@@ -11,6 +11,7 @@
 #include "core/stopwatch.hpp"
 #include "core/system_memory.hpp"
 #include "engine/block_job.hpp"
+#include "engine/context_files.hpp"
 #include "engine/io_queue.hpp"
 #include "engine/layer_io.hpp"
 #include "engine/linear_layer.hpp"
@@ -37,14 +38,15 @@ int place_of(const std::vector<int>& heads, int head) {
 /// next and writes the last where the plan says that this overlaps.
 class Job {
  public:
-  /// `initial` holds the states to go on from; null: none.
+  /// `initial` holds the states to go on from, null: none; `earlier` the files of --context.
   Job(const RunConfig& config, const RunContext& context, ActivationReader& reader, ActivationReader* initial,
-      Kernels& kernels, RunReport& report)
+      ContextFiles& earlier, Kernels& kernels, RunReport& report)
       : config_(config),
         context_(context),
         transport_(*context.transport),
         reader_(reader),
         initial_(initial),
+        earlier_(earlier),
         kernels_(kernels),
         report_(report),
         plan_(report.plan) {}
@@ -95,7 +97,7 @@ class Job {
       if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
       auto output = std::make_shared<ShardOutput>(
           make_shard_output(plan_, plan_.shards[index], transport_.rank(), config_, &ledger_));
-      compute(plan_.shards[index], input, *output);
+      compute(plan_.shards[index], input, *output, queue);
       input = ShardInput{};
       // At most one output waits beside the one in hand.
       if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
@@ -137,9 +139,9 @@ class Job {
     }
   }
 
-  void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output) {
+  void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output, IoQueue& queue) {
     for (const PassPlan& pass : shard.passes) {
-      for (const HeadGroup& group : pass.groups) run_group(shard, pass, group, input, output);
+      for (const HeadGroup& group : pass.groups) run_group(shard, pass, group, input, output, queue);
     }
   }
 
@@ -152,7 +154,7 @@ class Job {
   }
 
   void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
-                 ShardOutput& output) {
+                 ShardOutput& output, IoQueue& queue) {
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
     std::vector<HeadSlot> slots;
     for (const int head : group.heads) {
@@ -168,8 +170,12 @@ class Job {
                                  input.q,  input.k, input.v, &input.linear, output.o, &output.states};
       add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
     } else {
-      add_result(
-          run_ring_pass(ring_task(shard, pass, slots, input, output), transport_, kernels_, &ledger_, on_progress));
+      RingPassTask task = ring_task(shard, pass, slots, input, output);
+      StreamedContext context(earlier_.segments(layer), group.kv_heads, plan_.context_block, !config_.allow_nonfinite,
+                              queue, &ledger_);
+      if (context.tokens() > 0) task.context = &context;
+      add_result(run_ring_pass(task, transport_, kernels_, &ledger_, on_progress));
+      report_.context_blocks += context.figures();
     }
     behind_ += share;
   }
@@ -199,6 +205,7 @@ class Job {
     report_.stats += result.stats;
     report_.compute_seconds += result.compute_seconds;
     report_.exposed_seconds += result.exposed_seconds;
+    report_.context_wait_seconds += result.context_seconds;
     report_.finish_seconds += result.finish_seconds;
     report_.steps_taken += result.steps_taken;
     report_.steps_saved += result.steps_saved;
@@ -210,6 +217,7 @@ class Job {
   Transport& transport_;
   ActivationReader& reader_;
   ActivationReader* initial_;
+  ContextFiles& earlier_;
   Kernels& kernels_;
   RunReport& report_;
   const RunPlan& plan_;
@@ -220,9 +228,9 @@ class Job {
 
 /// Makes each figure the largest, or the sum, over the ranks.
 void reduce(RunReport& report, Transport& transport) {
-  std::array seconds{&report.total_seconds,   &report.read_seconds,      &report.read_wait_seconds,
-                     &report.compute_seconds, &report.exposed_seconds,   &report.finish_seconds,
-                     &report.write_seconds,   &report.write_wait_seconds};
+  std::array seconds{&report.total_seconds,   &report.read_seconds,       &report.read_wait_seconds,
+                     &report.compute_seconds, &report.exposed_seconds,    &report.finish_seconds,
+                     &report.write_seconds,   &report.write_wait_seconds, &report.context_wait_seconds};
   for (double* value : seconds) *value = transport.RankGroup::all_reduce(*value, ReduceOp::kMax);
   report.computed_flops = transport.RankGroup::all_reduce(report.computed_flops, ReduceOp::kSum);
   const auto reduce_integer = [&](auto& value, ReduceOp op) {
@@ -239,6 +247,7 @@ void reduce(RunReport& report, Transport& transport) {
   reduce_integer(report.stats.tiles_skipped, ReduceOp::kSum);
   reduce_integer(report.sent_bytes, ReduceOp::kSum);
   reduce_integer(report.read_bytes, ReduceOp::kSum);
+  reduce_integer(report.context_bytes, ReduceOp::kMax);
   reduce_integer(report.written_bytes, ReduceOp::kSum);
   reduce_integer(report.not_collective, ReduceOp::kSum);
   reduce_integer(report.peak_bytes, ReduceOp::kMax);
@@ -246,7 +255,7 @@ void reduce(RunReport& report, Transport& transport) {
 }
 
 RunPlan plan_run(const RunConfig& config, const RunContext& context, const ActivationReader& reader,
-                 const ActivationReader* initial, const Kernels& kernels) {
+                 const ActivationReader* initial, const ContextFiles& earlier, const Kernels& kernels) {
   Transport& transport = *context.transport;
   PlanResources resources;
   resources.world_size = transport.world_size();
@@ -262,7 +271,9 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
     const bool has_heads = std::any_of(config.blocks.begin(), config.blocks.end(),
                                        [](const BlockAssignment& block) { return !block.heads.empty(); });
     for (const std::string& name : reader.layers(config.layers)) {
-      if (has_heads || !config.assignments.empty()) layers.push_back(inspect_layer(reader, name, config));
+      if (!has_heads && config.assignments.empty()) continue;
+      layers.push_back(inspect_layer(reader, name, config));
+      earlier.inspect(layers.back());
     }
     plan = make_run_plan(config, layers, resources, kernels);
     for (const LayerShape& layer : layers) {
@@ -309,23 +320,27 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   std::optional<ActivationReader> initial_file;
   if (!config.initial_state.empty()) initial_file.emplace(*access, config.initial_state);
   ActivationReader* initial = initial_file ? &*initial_file : nullptr;
-  report.plan = plan_run(config, context, reader, initial, *kernels);
+  ContextFiles earlier(*access, config.context);
+  report.plan = plan_run(config, context, reader, initial, earlier, *kernels);
   if (config.dry_run) return report;
 
   std::optional<ActivationWriter> writer;
   writer.emplace(*access, config.output, config.overwrite);
-  Job job(config, context, reader, initial, *kernels, report);
+  Job job(config, context, reader, initial, earlier, *kernels, report);
   job.work(*writer);
   report.total_seconds = transport.RankGroup::all_reduce(total.seconds(), ReduceOp::kMax);
   write_attributes(*writer, config, report);
   writer->finish();
 
   report.total_seconds = total.seconds();
-  report.read_bytes = reader.record().bytes;
-  report.read_seconds = reader.record().seconds;
+  const TransferRecord context_record = earlier.record();
+  report.context_bytes = context_record.bytes;
+  report.read_bytes = reader.record().bytes + context_record.bytes;
+  report.read_seconds = reader.record().seconds + context_record.seconds;
   report.written_bytes = writer->record().bytes;
   report.write_seconds = writer->record().seconds;
-  report.not_collective = reader.record().not_collective + writer->record().not_collective;
+  report.not_collective =
+      reader.record().not_collective + writer->record().not_collective + context_record.not_collective;
   report.peak_bytes = job.ledger().peak_bytes();
   report.resident_bytes = peak_resident_bytes();
   reduce(report, transport);

@@ -36,6 +36,12 @@ std::string head_list_text(const std::vector<int>& heads) {
   return text;
 }
 
+std::string file_list_text(const std::vector<std::string>& files) {
+  std::string text;
+  for (const std::string& file : files) text += (text.empty() ? "" : ",") + file;
+  return text;
+}
+
 std::string params_text(const SoftmaxParams& params) {
   return setting_line("softmax.window", std::to_string(params.window));
 }
@@ -125,6 +131,7 @@ std::string RunConfig::text() const {
   lines += setting_line("reproducible", on_off(reproducible));
   lines += outputs_text(*this);
   if (!initial_state.empty()) lines += setting_line("initial-state", initial_state);
+  if (!context.empty()) lines += setting_line("context", file_list_text(context));
   if (output_dtype) lines += setting_line("output-dtype", name_of(*output_dtype));
   lines += setting_line("overwrite", on_off(overwrite));
   lines += setting_line("allow-nonfinite", on_off(allow_nonfinite));

@@ -46,6 +46,7 @@ struct RunConfig {
   bool want_kept_mass = false;
   bool want_state = false;                  ///< what a later run goes on from
   std::string initial_state;                ///< a file with what an earlier one left; empty: none
+  std::vector<std::string> context;         ///< files whose keys come before the first token, earliest first
   std::optional<double> linear_scale;       ///< of linear heads; none: `scale`
   std::vector<double> linear_head_decay;    ///< Decay::kHead: log decays <= 0, one a linear head
   std::optional<ElementType> output_dtype;  ///< default: the input's

@@ -126,6 +126,24 @@ void check_linear(const Draft& draft, const Given& given) {
   }
 }
 
+/// What lies before the input's first token has to reach every head, as keys or as a state.
+void check_context(const Draft& draft, const Given& given) {
+  if (draft.config.context.empty()) return;
+  const std::string& where = given.at("context")->where;
+  const auto& assignments = draft.config.assignments;
+  const auto is_state = [](const HeadAssignment& assignment) { return carries_state(assignment.mechanism); };
+  if (std::all_of(assignments.begin(), assignments.end(), is_state)) {
+    throw bad_input(where + ": no head has softmax, stick-breaking, cog or sparse, whose keys it would give");
+  }
+  if (!draft.softmax.causal) {
+    throw bad_input(where + ": found with causal = off, want it where a token sees what comes before it alone");
+  }
+  const bool has_state = !draft.config.blocks.empty() || std::any_of(assignments.begin(), assignments.end(), is_state);
+  if (has_state && draft.config.initial_state.empty()) {
+    throw bad_input(where + ": some heads go on from a state, not from keys, want --initial-state with it");
+  }
+}
+
 void check_files(const RunConfig& config) {
   if (config.input.empty()) throw bad_input("no input: want --input FILE");
   if (config.output.empty() && !config.dry_run) throw bad_input("no output: want --output FILE (or --dry-run)");
@@ -135,6 +153,14 @@ void check_files(const RunConfig& config) {
   }
   if (!config.initial_state.empty() && plain(config.initial_state) == plain(config.output)) {
     throw bad_input("output: found " + config.output + ", which is the initial state too, want another file");
+  }
+  for (const std::string& file : config.context) {
+    if (plain(file) == plain(config.output)) {
+      throw bad_input("output: found " + config.output + ", which is a context too, want another file");
+    }
+    if (!config.report.empty() && plain(file) == plain(config.report)) {
+      throw bad_input("report: found " + config.report + ", which is a context too, want another file");
+    }
   }
   if (!config.report.empty() &&
       (plain(config.report) == plain(config.input) || plain(config.report) == plain(config.output))) {
@@ -148,6 +174,7 @@ void complete(Draft& draft, const Given& given) {
   assign_heads(draft, given);
   check_mechanism_options(draft, given);
   check_linear(draft, given);
+  check_context(draft, given);
   check_files(draft.config);
   if (draft.config.reproducible && draft.config.layout == LayoutKind::kZigzag) {
     throw bad_input(given.at("layout")->where + ": found zigzag with reproducible, want layout auto or contiguous");

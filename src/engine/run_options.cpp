@@ -116,6 +116,10 @@ const std::vector<RunOption>& file_options() {
        set_outputs},
       {{"initial-state", "FILE", "go on from the state that an earlier run of the same layers left (outputs = state)"},
        [](Draft& d, const Setting& s) { d.config.initial_state = parse_text(s, "a file name"); }},
+      {{"context", "FILE,...",
+        "earlier activation files, earliest first: their keys come before the input's first token (softmax, "
+        "stick-breaking, cog, sparse)"},
+       [](Draft& d, const Setting& s) { d.config.context = split_list(s, "a list of file names, earliest first"); }},
       {{"output-dtype", "TYPE", "float64, float32, float16 or bfloat16 (default: the input's)"},
        [](Draft& d, const Setting& s) {
          d.config.output_dtype = parse_in_place(s, [](const std::string& name) { return parse_element_type(name); });

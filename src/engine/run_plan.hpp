@@ -15,6 +15,13 @@
 
 namespace ringscan {
 
+/// The keys of a layer in an earlier file.
+struct ContextPart {
+  std::int64_t tokens = 0;
+  ElementType kv_type = ElementType::kFloat32;  ///< in memory; k and v have one type
+  std::size_t staging = 0;                      ///< bytes an element takes besides, while it is read and converted
+};
+
 /// The shapes and types of one layer's q, k, v.
 struct LayerShape {
   std::string name;
@@ -27,8 +34,13 @@ struct LayerShape {
   ElementType q_type = ElementType::kFloat32;   ///< in memory
   ElementType kv_type = ElementType::kFloat32;  ///< in memory; k and v have one type
   ElementType o_type = ElementType::kFloat32;
-  std::size_t q_staging = 0;   ///< bytes an element takes besides, while it is read and converted
-  std::size_t kv_staging = 0;  ///< likewise
+  std::size_t q_staging = 0;         ///< bytes an element takes besides, while it is read and converted
+  std::size_t kv_staging = 0;        ///< likewise
+  std::vector<ContextPart> context;  ///< before the first token, earliest first
+
+  std::int64_t context_tokens() const;
+  /// What of the joined sequence the layer's own tokens are.
+  TokenRun own_tokens() const { return {context_tokens(), context_tokens() + seq_len}; }
 
   /// The KV head that query head `head` reads.
   int kv_head_of(int head) const { return head / (num_heads / num_kv_heads); }
@@ -45,10 +57,12 @@ struct PassPlan {
   Mechanism mechanism;
   double scale = 1.0;
   std::vector<HeadGroup> groups;
-  int ring_steps = 0;           ///< of each group; top-k: with a typical number of search rounds
-  std::int64_t pairs = 0;       ///< visible (query, key) pairs of all its heads and batch items; windows: kept ones
-  double flops = 0.0;           ///< useful: 2 (head_dim + v_dim) a pair; top-k: v_dim for kept pairs alone
-  std::size_t moved_bytes = 0;  ///< KV sent, over all ranks and groups
+  int ring_steps = 0;               ///< of each group; top-k: with a typical number of search rounds
+  std::int64_t pairs = 0;           ///< visible (query, key) pairs of all its heads and batch items; windows: kept ones
+  double flops = 0.0;               ///< useful: 2 (head_dim + v_dim) a pair; top-k: v_dim for kept pairs alone
+  std::size_t moved_bytes = 0;      ///< KV sent, over all ranks and groups
+  std::int64_t context_tokens = 0;  ///< that the first token reaches back to
+  std::size_t context_bytes = 0;    ///< read of them by each rank, over all groups; early exit reads less
 };
 
 /// What a rank reads, computes and writes at once: its tokens of some heads of a layer, under one layout.
@@ -67,14 +81,18 @@ struct MemoryPlan {
   std::size_t kv_bytes = 0;       ///< the ring's two buffers
   std::size_t partial_bytes = 0;  ///< fp32 accumulators
   std::size_t scratch_bytes = 0;  ///< of the kernels, and for conversion while reading and writing
+  std::size_t context_bytes = 0;  ///< blocks of the context (two where reading overlaps computing)
 
-  std::size_t total() const { return input_bytes + output_bytes + kv_bytes + partial_bytes + scratch_bytes; }
+  std::size_t total() const {
+    return input_bytes + output_bytes + kv_bytes + partial_bytes + scratch_bytes + context_bytes;
+  }
 };
 
 struct RunPlan {
   int world_size = 1;
   std::int64_t key_block = 0;  ///< the kernels' grid of key blocks; under `reproducible` it depends on seq_len alone
-  bool overlaps_io = false;    ///< the next shard is read, and the last one written, while one computes
+  bool overlaps_io = false;    ///< the next shard or block is read, and the last one written, while one computes
+  std::int64_t context_block = 0;  ///< tokens of the context that are met at once; 0: there is none
   std::vector<LayerShape> layers;
   std::vector<ShardPlan> shards;  ///< in the order they are worked through
   std::vector<BlockPlan> blocks;  ///< behind the shards, one after the other

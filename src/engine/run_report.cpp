@@ -25,7 +25,9 @@ Json plan_json(const RunPlan& plan) {
                         {"ring_steps", pass.ring_steps},
                         {"pairs", pass.pairs},
                         {"flops", pass.flops},
-                        {"moved_bytes", pass.moved_bytes}});
+                        {"moved_bytes", pass.moved_bytes},
+                        {"context_tokens", pass.context_tokens},
+                        {"context_bytes", pass.context_bytes}});
     }
     shards.push_back({{"layer", plan.layers[static_cast<std::size_t>(shard.layer)].name},
                       {"layout", name_of(shard.layout.kind())},
@@ -57,12 +59,14 @@ Json plan_json(const RunPlan& plan) {
   return {{"world_size", plan.world_size},
           {"batch", first.batch},
           {"seq_len", first.seq_len},
+          {"context_tokens", first.context_tokens()},
           {"num_heads", first.num_heads},
           {"num_kv_heads", first.num_kv_heads},
           {"head_dim", first.head_dim},
           {"v_dim", first.v_dim},
           {"layers", plan.layers.size()},
           {"key_block", plan.key_block},
+          {"context_block", plan.context_block},
           {"io", plan.overlaps_io ? "overlapped" : "in order"},
           {"pairs", plan.pairs()},
           {"flops", plan.flops()},
@@ -74,7 +78,8 @@ Json plan_json(const RunPlan& plan) {
             {"output_bytes", plan.memory.output_bytes},
             {"kv_buffers_bytes", plan.memory.kv_bytes},
             {"accumulators_bytes", plan.memory.partial_bytes},
-            {"scratch_bytes", plan.memory.scratch_bytes}}},
+            {"scratch_bytes", plan.memory.scratch_bytes},
+            {"context_bytes", plan.memory.context_bytes}}},
           {"shards", shards},
           {"blocks", blocks}};
 }
@@ -97,7 +102,8 @@ Json figures_json(const RunReport& report) {
             {"exposed_communication", report.exposed_seconds},
             {"finish", report.finish_seconds},
             {"write", report.write_seconds},
-            {"write_exposed", report.write_wait_seconds}}},
+            {"write_exposed", report.write_wait_seconds},
+            {"context_exposed", report.context_wait_seconds}}},
           {"computed_flops", report.computed_flops},
           {"tflops", report.tflops()},
           {"pairs_computed", report.stats.pairs},
@@ -107,6 +113,10 @@ Json figures_json(const RunReport& report) {
           {"ring_steps_taken", report.steps_taken},
           {"ring_steps_saved", report.steps_saved},
           {"bytes", {{"moved", report.sent_bytes}, {"read", report.read_bytes}, {"written", report.written_bytes}}},
+          {"context",
+           {{"blocks_read", report.context_blocks.blocks_read},
+            {"blocks_not_read", report.context_blocks.blocks_left},
+            {"bytes", report.context_bytes}}},
           {"io_is_collective", io_checked > 0.0 ? Json(report.not_collective == 0) : Json(nullptr)},
           {"memory", {{"peak_bytes", report.peak_bytes}, {"resident_bytes", report.resident_bytes}}}};
 }
@@ -155,21 +165,29 @@ std::string describe(const RunPlan& plan) {
         << layer.seq_len << " tokens, " << layer.num_heads << " heads (" << layer.num_kv_heads << " kv), head_dim "
         << layer.head_dim << ", v_dim " << layer.v_dim << ", " << name_of(layer.kv_type) << " -> "
         << name_of(layer.o_type) << "\n";
+    if (const std::int64_t context = layer.context_tokens(); context > 0) {
+      out << "  behind a context of " << context << " tokens, met in blocks of " << plan.context_block << "\n";
+    }
     for (const PassPlan& pass : shard.passes) {
       out << "  " << name_of(pass.mechanism) << " heads " << pass_heads(pass) << ": " << name_of(shard.layout.kind())
           << ", at most " << shard.layout.max_local_tokens() << " tokens a rank, " << pass.groups.size()
           << (pass.groups.size() == 1 ? " head group, " : " head groups, ") << pass.ring_steps
           << (carries_state(pass.mechanism) ? " scan" : " ring") << (pass.ring_steps == 1 ? " step, " : " steps, ")
           << format("%.3g TFLOP", pass.flops * 1e-12) << ", " << human_bytes(pass.moved_bytes)
-          << (carries_state(pass.mechanism) ? " of states moved\n" : " of KV moved\n");
+          << (carries_state(pass.mechanism) ? " of states moved" : " of KV moved");
+      if (pass.context_tokens > 0) {
+        out << ", " << human_bytes(pass.context_bytes) << " of " << pass.context_tokens << " context tokens read";
+      }
+      out << "\n";
     }
   }
   for (const BlockPlan& block : plan.blocks) out << describe(block) << "\n";
   const MemoryPlan& memory = plan.memory;
   out << "memory a rank: " << human_bytes(memory.total()) << " (q, k, v " << human_bytes(memory.input_bytes) << ", o "
       << human_bytes(memory.output_bytes) << ", KV buffers " << human_bytes(memory.kv_bytes) << ", accumulators "
-      << human_bytes(memory.partial_bytes) << ", scratch " << human_bytes(memory.scratch_bytes) << ") of "
-      << human_bytes(plan.memory_limit_bytes) << "\n";
+      << human_bytes(memory.partial_bytes) << ", scratch " << human_bytes(memory.scratch_bytes);
+  if (memory.context_bytes > 0) out << ", context " << human_bytes(memory.context_bytes);
+  out << ") of " << human_bytes(plan.memory_limit_bytes) << "\n";
   out << "reading and writing: " << (plan.overlaps_io ? "beside computing" : "in order, before and after computing")
       << "\n";
   return out.str();
@@ -199,6 +217,10 @@ std::string summarize(const RunReport& report) {
       << format(" (%.1f %%)",
                 tiles > 0 ? 100.0 * static_cast<double>(report.stats.tiles_skipped) / static_cast<double>(tiles) : 0.0)
       << "; ring steps: " << report.steps_taken << " taken, " << report.steps_saved << " saved\n";
+  if (const ContextFigures& context = report.context_blocks; context.blocks_read + context.blocks_left > 0) {
+    out << "context: " << context.blocks_read << " blocks read, " << context.blocks_left << " not needed; "
+        << human_bytes(report.context_bytes) << " a rank, " << exposed(report.context_wait_seconds) << "\n";
+  }
   if (const KeptMassFigures& mass = report.kept_mass; mass.rows > 0) {
     out << format("kept mass: mean %.4f, least %.4f; no row of o is further than %.3g from dense softmax\n",
                   mass.sum / static_cast<double>(mass.rows), mass.min, mass.error_bound);

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/context_files.hpp"
 #include "engine/ring_pass.hpp"
 #include "engine/run_config.hpp"
 #include "engine/run_plan.hpp"
@@ -20,13 +21,14 @@ struct RunReport {
   bool finished = false;  ///< false: a dry run
 
   double total_seconds = 0.0;
-  double read_seconds = 0.0;        ///< in transfers from the file
-  double read_wait_seconds = 0.0;   ///< not hidden behind computing
-  double compute_seconds = 0.0;     ///< in the kernels
-  double exposed_seconds = 0.0;     ///< moving or waiting for KV, not hidden behind computing
-  double finish_seconds = 0.0;      ///< rounding and arranging rows, packing KV
-  double write_seconds = 0.0;       ///< in transfers to the file
-  double write_wait_seconds = 0.0;  ///< not hidden behind computing
+  double read_seconds = 0.0;          ///< in transfers from the file
+  double read_wait_seconds = 0.0;     ///< not hidden behind computing
+  double compute_seconds = 0.0;       ///< in the kernels
+  double exposed_seconds = 0.0;       ///< moving or waiting for KV, not hidden behind computing
+  double finish_seconds = 0.0;        ///< rounding and arranging rows, packing KV
+  double write_seconds = 0.0;         ///< in transfers to the file
+  double write_wait_seconds = 0.0;    ///< not hidden behind computing
+  double context_wait_seconds = 0.0;  ///< for blocks of the context, not hidden behind computing
 
   AttendStats stats;                ///< sums over the ranks
   double computed_flops = 0.0;      ///< of the pairs whose score was computed; never over plan.flops()
@@ -36,6 +38,8 @@ struct RunReport {
   std::size_t sent_bytes = 0;       ///< KV, sum over the ranks
   std::size_t read_bytes = 0;       ///< sum over the ranks
   std::size_t written_bytes = 0;    ///< sum over the ranks
+  ContextFigures context_blocks;    ///< of one rank, over all head groups; all ranks read the same
+  std::size_t context_bytes = 0;    ///< of one rank; also in read_bytes
   std::int64_t not_collective = 0;  ///< file transfers that were not collective, sum over the ranks
   bool is_parallel_io = false;
   std::size_t peak_bytes = 0;      ///< in buffers, largest over the ranks; plan.memory bounds it

@@ -62,16 +62,19 @@ RunConfig read_configuration(const ActivationReader& output) {
   return parse_run_config(attribute(output, "configuration"));
 }
 
-LayerFiles open_layer(ActivationReader& input, ActivationReader& output, const std::string& layer,
-                      const RunConfig& config) {
+LayerFiles open_layer(ActivationReader& input, ActivationReader& output, ContextFiles& earlier,
+                      const std::string& layer, const RunConfig& config) {
   LayerFiles files;
   files.input = &input;
   files.output = &output;
   files.shape = inspect_layer(input, layer, config);
+  earlier.inspect(files.shape);
   const LayerShape& shape = files.shape;
   files.q = *input.find(layer, "q");
   files.k = *input.find(layer, "k");
   files.v = *input.find(layer, "v");
+  files.keys = earlier.segments(shape);
+  files.keys.push_back({&input, shape.own_tokens(), files.k, files.v});
   files.o = output.require(layer, "o", {shape.batch, shape.seq_len, shape.num_heads, shape.v_dim});
   return files;
 }
@@ -88,16 +91,18 @@ std::vector<double> find_largest_v(const LayerFiles& files, RankGroup& group) {
   const LayerShape& shape = files.shape;
   std::vector<double> largest(static_cast<std::size_t>(shape.batch * shape.num_kv_heads), 0.0);
   run_collectively(group, [&] {
-    const std::int64_t share = ceil_div(shape.seq_len, group.world_size());
-    const TokenRun all{0, shape.seq_len};
-    const TokenRun mine = intersect(all, TokenRun{group.rank() * share, (group.rank() + 1) * share});
-    for (std::int64_t begin = mine.begin; begin < mine.end; begin += kReadTokens) {
-      const TokenRun run = intersect(mine, TokenRun{begin, begin + kReadTokens});
-      for (std::size_t i = 0; i < largest.size(); ++i) {
-        const auto slot = static_cast<std::int64_t>(i);
-        for (const double x :
-             read_head_rounded(*files.input, files.v, slot / shape.num_kv_heads, run, slot % shape.num_kv_heads)) {
-          largest[i] = std::max(largest[i], std::abs(x));
+    for (const KeySegment& segment : files.keys) {
+      const std::int64_t share = ceil_div(segment.run.size(), group.world_size());
+      const TokenRun all{0, segment.run.size()};
+      const TokenRun mine = intersect(all, TokenRun{group.rank() * share, (group.rank() + 1) * share});
+      for (std::int64_t begin = mine.begin; begin < mine.end; begin += kReadTokens) {
+        const TokenRun run = intersect(mine, TokenRun{begin, begin + kReadTokens});
+        for (std::size_t i = 0; i < largest.size(); ++i) {
+          const auto slot = static_cast<std::int64_t>(i);
+          for (const double x : read_head_rounded(*segment.reader, segment.v, slot / shape.num_kv_heads, run,
+                                                  slot % shape.num_kv_heads)) {
+            largest[i] = std::max(largest[i], std::abs(x));
+          }
         }
       }
     }
@@ -174,7 +179,7 @@ class AssignmentCheck {
   /// Not collective.
   void check(std::int64_t batch, int head, std::span<const std::int64_t> rows) {
     if (linear_ != nullptr) return check_linear(batch, head, rows);
-    const std::size_t at_once = rows_at_once(mechanism_, files_.shape.seq_len);
+    const std::size_t at_once = rows_at_once(mechanism_, files_.shape.own_tokens().end);
     for (std::size_t first = 0; first < rows.size(); first += at_once) {
       const auto part = rows.subspan(first, std::min(at_once, rows.size() - first));
       const HeadErrors errors =
@@ -286,13 +291,14 @@ VerifyReport verify(const VerifyRequest& request, FileAccess& access) {
   ActivationReader output(access, request.output);
   ActivationReader input(access, request.input);
   RunConfig config;
+  run_collectively(group, [&] { config = read_configuration(output); });
+  ContextFiles earlier(access, config.context);
   std::vector<LayerFiles> layers;
   run_collectively(group, [&] {
-    config = read_configuration(output);
     report.configuration = attribute(output, "configuration");
     report.backend = attribute(output, "backend");
     for (const std::string& layer : output.layers()) {
-      if (!config.assignments.empty()) layers.push_back(open_layer(input, output, layer, config));
+      if (!config.assignments.empty()) layers.push_back(open_layer(input, output, earlier, layer, config));
     }
   });
   std::optional<ActivationReader> initial;

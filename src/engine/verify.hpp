@@ -54,9 +54,9 @@ struct VerifyReport {
 /// item. Each head's sample holds its first and last rows and rows at the edges of tiles and of halves, at least; so
 /// small samples grow to that. Rows are dealt to the ranks; a head's keys are read in blocks, near first.
 ///
-/// Bounds for o, as max abs error over a row relative to max|v| over all keys of its head (and, where the remainder
-/// goes to a vector, to that vector's largest entry): float64 and float32 1e-5, float16 2e-3, bfloat16 1e-2; lse 1e-5;
-/// remainder 1e-5. Early exit adds its epsilon to o and remainder.
+/// Bounds for o, as max abs error over a row relative to max|v| over all keys of its head, the context's among them
+/// (and, where the remainder goes to a vector, to that vector's largest entry): float64 and float32 1e-5, float16 2e-3,
+/// bfloat16 1e-2; lse 1e-5; remainder 1e-5. Early exit adds its epsilon to o and remainder.
 /// @throws Error(kBadInput): a file missing or damaged, an output that is not complete or was not made by `run`, shapes
 /// that do not match the input's.
 VerifyReport verify(const VerifyRequest& request, FileAccess& access);

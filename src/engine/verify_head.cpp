@@ -58,10 +58,10 @@ bool any_wants(const Rows& rows, const TokenRun& keys) {
 }
 
 /// All rows meet the keys of `run`, near first.
-void meet_keys(const LayerFiles& files, const HeadTask& task, const TokenRun& run, Rows& rows) {
-  const std::int64_t kv_head = files.shape.kv_head_of(task.head);
-  const auto k = read_head_rounded(*files.input, files.k, task.batch, run, kv_head);
-  const auto v = read_head_rounded(*files.input, files.v, task.batch, run, kv_head);
+void meet_keys(const KeySegment& segment, std::int64_t batch, std::int64_t kv_head, const TokenRun& run, Rows& rows) {
+  const TokenRun in_file{run.begin - segment.run.begin, run.end - segment.run.begin};
+  const auto k = read_head_rounded(*segment.reader, segment.k, batch, in_file, kv_head);
+  const auto v = read_head_rounded(*segment.reader, segment.v, batch, in_file, kv_head);
   const auto part = [&](const std::vector<double>& values, const TokenRun& keys) {
     const std::size_t dim = values.size() / static_cast<std::size_t>(run.size());
     return std::span(values).subspan(static_cast<std::size_t>(keys.begin - run.begin) * dim,
@@ -77,10 +77,13 @@ void meet_keys(const LayerFiles& files, const HeadTask& task, const TokenRun& ru
 
 /// Rows meet all keys they want.
 void meet_all_keys(const LayerFiles& files, const HeadTask& task, Rows& rows) {
-  const TokenRun all{0, files.shape.seq_len};
-  for (TokenRun run{all.end, all.end}; run.begin > all.begin;) {
-    run = {std::max(all.begin, (run.begin - 1) / kReadTokens * kReadTokens), run.begin};
-    if (any_wants(rows, run)) meet_keys(files, task, run, rows);
+  const std::int64_t kv_head = files.shape.kv_head_of(task.head);
+  for (auto segment = files.keys.rbegin(); segment != files.keys.rend(); ++segment) {
+    const TokenRun& all = segment->run;
+    for (TokenRun run{all.end, all.end}; run.begin > all.begin;) {
+      run = {std::max(all.begin, (run.begin - 1) / kReadTokens * kReadTokens), run.begin};
+      if (any_wants(rows, run)) meet_keys(*segment, task.batch, kv_head, run, rows);
+    }
   }
 }
 
@@ -136,9 +139,10 @@ HeadErrors check_head(const LayerFiles& files, const HeadTask& task) {
   const auto remainder_vector = slice(files.remainder_vectors, static_cast<std::size_t>(task.head), v_dim);
 
   Rows rows;
+  const TokenRun own_tokens = files.shape.own_tokens();
   for (std::size_t i = 0; i < task.rows.size(); ++i) {
-    rows.emplace_back(task.mechanism, slice(q, i, head_dim), task.rows[i], task.scale, files.shape.v_dim,
-                      files.shape.seq_len);
+    rows.emplace_back(task.mechanism, slice(q, i, head_dim), own_tokens.begin + task.rows[i], task.scale,
+                      files.shape.v_dim, own_tokens.end);
   }
   meet_all_keys(files, task, rows);
   if (oracle::StreamedRow::needs_two_passes(task.mechanism)) {

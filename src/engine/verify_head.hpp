@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/context_files.hpp"
 #include "engine/run_plan.hpp"
 #include "io/activation_file.hpp"
 #include "mechanism/mechanism.hpp"
@@ -20,7 +21,8 @@ struct LayerFiles {
   DatasetInfo k;
   DatasetInfo v;
   DatasetInfo o;
-  std::vector<double> largest_v;          ///< [batch, num_kv_heads]: max |v|
+  std::vector<KeySegment> keys;   ///< of the joined sequence, earliest first: the context's, then the input's own
+  std::vector<double> largest_v;  ///< [batch, num_kv_heads]: max |v|, the context's too
   std::vector<double> remainder_vectors;  ///< [num_heads, v_dim]; empty where no head wants them
 };
 
@@ -32,7 +34,7 @@ struct HeadTask {
   int head = 0;
   std::optional<DatasetInfo> statistic;  ///< lse or remainder, where the output has it
   std::optional<DatasetInfo> kept_mass;  ///< sparse, where the output has it
-  std::span<const std::int64_t> rows;    ///< ascending
+  std::span<const std::int64_t> rows;    ///< of the input, ascending
 };
 
 /// One a row; infinite where the output is NaN.

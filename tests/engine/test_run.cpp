@@ -11,6 +11,7 @@
 #include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
 #include "tests/engine/job.hpp"
+#include "tests/engine/problem_file.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 
@@ -23,6 +24,7 @@ using ringscan::test::make_access;
 using ringscan::test::make_context;
 using ringscan::test::read_output;
 using ringscan::test::verifies;
+using ringscan::test::write_input;
 
 namespace {
 
@@ -37,30 +39,6 @@ AttentionProblem make_problem(std::int64_t seq_len, ElementType type, std::uint3
   problem.seed = seed;
   problem.fill();
   return problem;
-}
-
-/// Writes the problems as layers "0", "1", ...; collective.
-void write_input(const std::string& path, const std::vector<AttentionProblem>& layers, Transport& transport) {
-  const auto access = make_access(transport);
-  ActivationWriter writer(*access, path, false);
-  for (std::size_t index = 0; index < layers.size(); ++index) {
-    const AttentionProblem& problem = layers[index];
-    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), 1);
-    const auto write = [&](const char* name, const std::vector<float>& whole, std::int64_t heads, std::int64_t dim) {
-      const DatasetInfo info =
-          writer.create(std::to_string(index), name, problem.type, {problem.batch, problem.seq_len, heads, dim});
-      SlabSelection selection;
-      const TokenRun run = layout.chunks(transport.rank())[0].run;
-      if (!run.empty()) selection.tokens = {run};
-      for (int head = 0; head < heads; ++head) selection.heads.push_back(head);
-      const auto shard = shard_of(whole, problem.type, problem.batch, heads * dim, layout, transport.rank());
-      writer.write_slab(info, selection, shard.data());
-    };
-    write("q", problem.q, problem.num_heads, problem.head_dim);
-    write("k", problem.k, problem.num_kv_heads, problem.head_dim);
-    write("v", problem.v, problem.num_kv_heads, problem.v_dim);
-  }
-  writer.finish();
 }
 
 RunConfig make_config(const std::string& input, const std::string& output) {

@@ -74,6 +74,7 @@ TEST_CASE("A configuration reads back from its text") {
   SECTION("ssm and mamba beside softmax, from state to state") {
     config.want_state = true;
     config.initial_state = "before.h5";
+    config.context = {"first files.h5", "then.h5"};
     config.assignments = {{SoftmaxParams{}, {0, 3}}};
     config.blocks = {{SsmParams{}, {1, 2}}, {MambaParams{}, {4}}};
   }
@@ -104,6 +105,7 @@ TEST_CASE("A configuration reads back from its text") {
   REQUIRE(again.want_kept_mass == config.want_kept_mass);
   REQUIRE(again.want_state == config.want_state);
   REQUIRE(again.initial_state == config.initial_state);
+  REQUIRE(again.context == config.context);
   REQUIRE(again.linear_scale == config.linear_scale);
   REQUIRE(again.linear_head_decay == config.linear_head_decay);
   REQUIRE(again.output_dtype == config.output_dtype);
@@ -166,6 +168,11 @@ TEST_CASE("What a configuration cannot say") {
   fails_with("mechanism = softmax\noutputs = state", "no head has linear");
   fails_with("mechanism = softmax\ninitial-state = s.h5", "no head has a state");
   fails_with("mechanism = softmax\nlinear.decay = token", "no head has linear");
+  fails_with("mechanism = softmax\ncontext = a.h5,,b.h5", "want a list of file names");
+  fails_with("mechanism = softmax\ncausal = off\ncontext = a.h5", "found with causal = off");
+  fails_with("mechanism = linear\ninitial-state = s.h5\ncontext = a.h5", "whose keys it would give");
+  fails_with("heads.softmax = 0\nheads.ssm = 1\ncontext = a.h5", "want --initial-state with it");
+  fails_with("heads.cog = 0\nheads.linear = 1\ncontext = a.h5", "want --initial-state with it");
   fails_with("mechanims = softmax", "configuration:3: mechanims: unknown option, did you mean mechanism?");
   fails_with("mechanism = softmax\nsoftmax.window = -1", "found '-1'");
   fails_with("mechanism = softmax\nsoftmax.window = 4k", "found '4k'");
