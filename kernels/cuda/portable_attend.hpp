@@ -1,12 +1,12 @@
 #pragma once
 // Ring mechanisms on any device from sm_80 on, right but slower than the Hopper kernels of attend.hpp: plain fp32
-// arithmetic, q, k and v of float32, bfloat16 or float16 (q may differ from k and v), head_dim and v_dim 1 .. 256 (v_dim
-// 0 where only weights are summed), any strides, bands and growing windows, exact top-k. Partials are those of
+// arithmetic, q, k and v of float32, bfloat16 or float16 (q may differ from k and v), head_dim and v_dim 1 .. 256
+// (v_dim 0 where only weights are summed), any strides, bands and growing windows, exact top-k. Partials are those of
 // attend.hpp, so a row may meet some keys there and some here; join() and finish() serve both.
 //
-// All views, partials and lists are device memory, `slots` is host memory; all work is queued on the caller's stream and
-// nothing here waits for it. Every function throws Error(kFailure) on a broken precondition or a CUDA error. Buffers of
-// a size zero may be nullptr; empty runs of keys or queries are allowed.
+// All views, partials and lists are device memory, `slots` is host memory; all work is queued on the caller's stream
+// and nothing here waits for it. Every function throws Error(kFailure) on a broken precondition or a CUDA error.
+// Buffers of a size zero may be nullptr; empty runs of keys or queries are allowed.
 
 #include <cuda_runtime_api.h>
 
@@ -68,11 +68,11 @@ inline constexpr std::int64_t kSearchBins = 256;
 
 /// The search of kernels.hpp's TopkBlock, on a device.
 struct DeviceSearch {
-  PartialShape shape;               ///< v_dim is 0
-  std::int64_t first_query = 0;     ///< global token of row 0
-  SearchRow* rows = nullptr;        ///< [batch, slots, rows]
-  std::uint32_t* bins = nullptr;    ///< [batch, slots, rows, kSearchBins]; not needed once the search is over
-  std::uint32_t* open = nullptr;    ///< one word: rows whose choice is not exact yet, as of the last narrow()
+  PartialShape shape;             ///< v_dim is 0
+  std::int64_t first_query = 0;   ///< global token of row 0
+  SearchRow* rows = nullptr;      ///< [batch, slots, rows]
+  std::uint32_t* bins = nullptr;  ///< [batch, slots, rows, kSearchBins]; not needed once the search is over
+  std::uint32_t* open = nullptr;  ///< one word: rows whose choice is not exact yet, as of the last narrow()
 };
 
 constexpr std::size_t search_rows_bytes(const PartialShape& shape) {

@@ -9,6 +9,7 @@
 #include "comm/scan_schedule.hpp"
 #include "core/error.hpp"
 #include "core/units.hpp"
+#include "engine/context_plan.hpp"
 #include "engine/linear_layer.hpp"
 #include "engine/sparse_pass.hpp"
 #include "mechanism/growing_window.hpp"
@@ -18,8 +19,6 @@ namespace {
 
 constexpr std::int64_t kKernelTile = 64;
 constexpr std::int64_t kKeyBlock = 512;
-/// Tokens of the context that are read and met at once, where there is room for them. A multiple of every key block.
-constexpr std::int64_t kContextBlock = 8192;
 /// Shards begin on tiles where each run of tokens has at least this many; shorter sequences are dealt out evenly.
 constexpr std::int64_t kTilesWorthAligning = 8;
 
@@ -139,30 +138,6 @@ std::int64_t count_heads(const PassPlan& pass) {
 /// One head's state.
 LinearShape state_shape(const LinearParams& params, const LayerShape& layer) {
   return {layer.batch, 1, layer.head_dim, layer.v_dim, params.normalizer == Normalizer::kZ};
-}
-
-/// Bytes in memory of `width` elements a KV head for the context's last `tokens`.
-std::size_t context_bytes(const LayerShape& layer, std::int64_t tokens, std::int64_t width) {
-  std::size_t bytes = 0;
-  for (auto part = layer.context.rbegin(); part != layer.context.rend() && tokens > 0; ++part) {
-    const std::int64_t here = std::min(tokens, part->tokens);
-    bytes += static_cast<std::size_t>(here * width * layer.batch) * size_of(part->kv_type);
-    tokens -= here;
-  }
-  return bytes;
-}
-
-/// What each rank reads of the context: keys and values as far back as the first token sees, and on each of a search's
-/// journeys all keys. A window's journey for the kept mass takes the values along, for their norms.
-void measure_context(PassPlan& pass, const LayerShape& layer, std::int64_t kv_heads, std::int64_t first_delta,
-                     std::int64_t key_journeys) {
-  const bool is_window = first_delta < layer.context_tokens();
-  const std::int64_t both = layer.head_dim + layer.v_dim;
-  pass.context_tokens = std::min(first_delta, layer.context_tokens());
-  pass.context_bytes = static_cast<std::size_t>(kv_heads) *
-                       (context_bytes(layer, pass.context_tokens, both) +
-                        static_cast<std::size_t>(key_journeys) *
-                            context_bytes(layer, layer.context_tokens(), is_window ? both : layer.head_dim));
 }
 
 /// measure_pass() for a mechanism that carries a state.
@@ -350,37 +325,6 @@ MemoryPlan plan_memory(const RunConfig& config, const std::vector<LayerShape>& l
   return memory;
 }
 
-/// Chooses the blocks of the context as large as there is room for.
-void plan_context(RunPlan& plan) {
-  plan.context_block = 0;
-  std::size_t token_bytes = 0;
-  std::int64_t longest = 0;
-  for (const ShardPlan& shard : plan.shards) {
-    const LayerShape& layer = plan.layers[static_cast<std::size_t>(shard.layer)];
-    longest = std::max(longest, layer.context_tokens());
-    for (const ContextPart& part : layer.context) {
-      const auto widest = static_cast<std::size_t>(std::max(layer.head_dim, layer.v_dim));
-      const std::size_t head_bytes =
-          static_cast<std::size_t>(layer.head_dim + layer.v_dim) * size_of(part.kv_type) + widest * part.staging;
-      for (const PassPlan& pass : shard.passes) {
-        if (carries_state(pass.mechanism)) continue;
-        for (const HeadGroup& group : pass.groups) {
-          token_bytes =
-              std::max(token_bytes, group.kv_heads.size() * static_cast<std::size_t>(layer.batch) * head_bytes);
-        }
-      }
-    }
-  }
-  if (longest == 0 || token_bytes == 0) return;
-  if (plan.overlaps_io) token_bytes *= 2;
-  const std::size_t taken = plan.memory.total();
-  const std::size_t room = plan.memory_limit_bytes > taken ? plan.memory_limit_bytes - taken : 0;
-  const std::int64_t most = std::min({kContextBlock, ceil_div(longest, plan.key_block) * plan.key_block,
-                                      static_cast<std::int64_t>(room / token_bytes)});
-  plan.context_block = std::max<std::int64_t>(1, most / plan.key_block) * plan.key_block;
-  plan.memory.context_bytes = static_cast<std::size_t>(plan.context_block) * token_bytes;
-}
-
 int most_kv_heads(const std::vector<LayerShape>& layers) {
   int most = 1;
   for (const LayerShape& layer : layers) most = std::max(most, layer.num_kv_heads);
@@ -434,11 +378,6 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
                     ": use more ranks, or give a larger --memory");
   }
   return plan;
-}
-
-std::int64_t LayerShape::context_tokens() const {
-  return std::accumulate(context.begin(), context.end(), std::int64_t{0},
-                         [](std::int64_t sum, const ContextPart& part) { return sum + part.tokens; });
 }
 
 std::int64_t RunPlan::pairs() const {
