@@ -212,6 +212,13 @@ std::optional<DatasetInfo> find_state(const ActivationReader& output, const Laye
   return output.require(layer.name, kStateS, {layer.batch, heads, layer.head_dim, layer.v_dim});
 }
 
+std::optional<DatasetInfo> find_state_n(const ActivationReader& output, const LayerShape& layer,
+                                        const RunConfig& config) {
+  if (!output.find(layer.name, kStateN)) return std::nullopt;
+  const auto heads = static_cast<std::int64_t>(linear_heads_of(config, layer.num_heads).size());
+  return output.require(layer.name, kStateN, {layer.batch, heads, layer.head_dim});
+}
+
 std::size_t linear_io_bytes(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard,
                             std::int64_t tokens) {
   const std::size_t heads = linear_heads_of(config, layer.num_heads, shard.heads).size();

@@ -47,8 +47,10 @@ struct LinearStates {
 LinearStates read_states(ActivationReader& file, const LayerShape& layer, const RunConfig& config,
                          const std::vector<int>& heads);
 
-/// S as an output has it, where it has it.
+/// S and n as an output has them, where it has them.
 std::optional<DatasetInfo> find_state(const ActivationReader& output, const LayerShape& layer, const RunConfig& config);
+std::optional<DatasetInfo> find_state_n(const ActivationReader& output, const LayerShape& layer,
+                                        const RunConfig& config);
 
 /// For a shard's linear heads; empty where it has none.
 struct LinearInput {

@@ -111,7 +111,19 @@ class HeadWalk {
           files_.output->read_head(*linear_.state, task_.batch, {place_, place_ + 1}, static_cast<std::int64_t>(d));
       found.insert(found.end(), row.begin(), row.end());
     }
-    errors_.statistic.push_back(relative_error(found, wanted, max_abs(wanted)));
+    errors_.statistic.push_back(std::max(relative_error(found, wanted, max_abs(wanted)), normaliser_error()));
+  }
+
+  double normaliser_error() {
+    if (!linear_.state_n) return 0.0;
+    const std::vector<double>& wanted = recurrence_.n();
+    std::vector<double> found;
+    for (std::size_t d = 0; d < head_dim_; ++d) {
+      const auto element =
+          files_.output->read_head(*linear_.state_n, task_.batch, {place_, place_ + 1}, static_cast<std::int64_t>(d));
+      found.insert(found.end(), element.begin(), element.end());
+    }
+    return relative_error(found, wanted, max_abs(wanted));
   }
 
   const LayerFiles& files_;
@@ -137,6 +149,7 @@ LinearFiles open_linear_files(const LayerFiles& files, ActivationReader* initial
   run_collectively(files.input->group(), [&] {
     linear.log_decay = find_log_decay(*files.input, files.shape, config);
     linear.state = find_state(*files.output, files.shape, config);
+    linear.state_n = find_state_n(*files.output, files.shape, config);
   });
   if (initial != nullptr) linear.initial = read_states(*initial, files.shape, config, linear.heads);
   return linear;

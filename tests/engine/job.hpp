@@ -13,11 +13,12 @@
 #include "engine/run.hpp"
 #include "engine/verify.hpp"
 #include "io/activation_file.hpp"
+#include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
 
 namespace ringscan::test {
 
-/// A folder of its own for each world; rank 0 removes it, once it is through. @pre all ranks are done with it by then.
+/// A folder of its own for each world; rank 0 removes it, once all are through.
 class Folder {
  public:
   explicit Folder(Transport& transport) : transport_(transport) {
@@ -29,6 +30,7 @@ class Folder {
     transport.broadcast(path_, 0);
   }
   ~Folder() {
+    transport_.barrier();
     if (transport_.rank() != 0) return;
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
@@ -68,7 +70,22 @@ inline VerifyReport verify_all(const std::string& input, const std::string& outp
 inline bool verifies(const std::string& input, const std::string& output, Transport& transport) {
   const VerifyReport report = verify_all(input, output, transport);
   if (!report.passed() && transport.rank() == 0) std::fputs(summarize(report).c_str(), stderr);
-  return report.passed();
+  return report.passed() && !report.checks.empty();
+}
+
+/// The message of the bad-input error that every rank gets; empty: there was none.
+inline std::string refusal(const RunConfig& config, Transport& transport) {
+  try {
+    run(config, make_context(transport));
+  } catch (const Error& error) {
+    expect(transport, error.code() == ExitCode::kBadInput && error.is_collective());
+    return error.what();
+  }
+  return "";
+}
+
+inline bool mentions(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
 }
 
 inline std::vector<double> read_output(const std::string& path, const std::string& layer, const std::string& dataset,

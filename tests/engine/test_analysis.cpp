@@ -323,6 +323,12 @@ TEST_CASE("a proposal covers every head and frees a KV head only with all its qu
     }
   }
   REQUIRE(heads == std::set<int>{0, 1, 2, 3, 4, 5});
+  // What it proposes, run takes as it is.
+  const RunConfig hybrid = parse_run_config(config_text(analysis, proposal));
+  REQUIRE(hybrid.assignments.size() == 2);
+  for (const HeadAssignment& assignment : hybrid.assignments) {
+    REQUIRE(assignment.heads == (carries_state(assignment.mechanism) ? proposal.replaced : proposal.kept));
+  }
 
   analysis.request.recency_threshold = 1.0;
   analysis.layers[0].heads[3].recency_ratio = 0.5;

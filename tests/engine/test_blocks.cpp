@@ -1,17 +1,14 @@
 // Selective scan and Mamba block, file to file: compiled once with ranks as threads and once under mpirun.
 
-#include <unistd.h>
-
-#include <cstdio>
 #include <filesystem>
 #include <string>
 
 #include "comm/local_transport.hpp"
 #include "engine/run.hpp"
-#include "engine/verify.hpp"
 #include "io/activation_file.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
+#include "tests/engine/job.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/mamba_problem.hpp"
 #include "tests/support/ssm_problem.hpp"
@@ -19,33 +16,14 @@
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::expect;
+using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_access;
+using ringscan::test::make_context;
+using ringscan::test::mentions;
+using ringscan::test::refusal;
 
 namespace {
-
-class Folder {
- public:
-  explicit Folder(Transport& transport) : transport_(transport) {
-    if (transport.rank() == 0) {
-      std::string pattern = (std::filesystem::temp_directory_path() / "ringscan-blocks-XXXXXX").string();
-      if (mkdtemp(pattern.data()) == nullptr) throw failure("no temporary folder");
-      path_ = pattern;
-    }
-    transport.broadcast(path_, 0);
-  }
-  ~Folder() {
-    transport_.barrier();
-    if (transport_.rank() != 0) return;
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::string file(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  Transport& transport_;
-  std::string path_;
-};
 
 /// Collective; rank 0 writes it all.
 class FileMaker {
@@ -153,42 +131,15 @@ RunConfig make_config(const Folder& folder, const BlockMechanism& mechanism, con
 }
 
 RunReport run_job(const RunConfig& config, Transport& transport) {
-  RunContext context;
-  context.transport = &transport;
-  context.make_access = [](Transport& group) { return make_access(group); };
-  return run(config, context);
+  return run(config, make_context(transport));
 }
 
 bool verifies(const RunConfig& config, Transport& transport) {
-  const auto access = make_access(transport);
-  VerifyRequest request;
-  request.input = config.input;
-  request.output = config.output;
-  request.rows = std::nullopt;
-  const VerifyReport report = verify(request, *access);
-  if (!report.passed() && transport.rank() == 0) std::fputs(summarize(report).c_str(), stderr);
-  return report.passed() && !report.checks.empty();
+  return test::verifies(config.input, config.output, transport);
 }
 
 std::vector<double> read_output(const std::string& path, const std::string& dataset, Transport& transport) {
-  const auto access = make_access(transport);
-  ActivationReader reader(*access, path);
-  return reader.read_whole(reader.require("0", dataset, {-1, -1, -1}));
-}
-
-/// The message of the error that every rank gets.
-std::string refusal(const RunConfig& config, Transport& transport) {
-  try {
-    run_job(config, transport);
-  } catch (const Error& error) {
-    expect(transport, error.code() == ExitCode::kBadInput && error.is_collective());
-    return error.what();
-  }
-  return "";
-}
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+  return test::read_output(path, "0", dataset, transport);
 }
 
 /// The second half of a job goes on from the first's state: [batch, seq, width] put together.
@@ -354,8 +305,7 @@ TEST_CASE("reproducible blocks: the same file content for any number of ranks") 
       if (transport.rank() == 0) {
         run_ranks(1, [&](Transport& solo) {
           config.output = folder.file(is_ssm ? "ssm-solo.h5" : "mamba-solo.h5");
-          RunContext context;
-          context.transport = &solo;
+          RunContext context = make_context(solo);
           context.make_access = [](Transport& group) { return make_shared_file_access(group); };
           run(config, context);
           const auto access = make_shared_file_access(solo);

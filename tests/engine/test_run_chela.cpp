@@ -17,7 +17,9 @@ using ringscan::test::expect;
 using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_context;
+using ringscan::test::mentions;
 using ringscan::test::read_output;
+using ringscan::test::refusal;
 using ringscan::test::verifies;
 using ringscan::test::verify_all;
 
@@ -44,22 +46,6 @@ double relative_error(const std::vector<double>& found, const std::vector<double
     error = difference >= 0.0 ? std::max(error, difference) : HUGE_VAL;
   }
   return error / largest;
-}
-
-/// The message of the error that every rank gets.
-std::string refusal(const RunConfig& config, Transport& transport) {
-  try {
-    run(config, make_context(transport));
-  } catch (const Error& error) {
-    expect(transport, error.code() == ExitCode::kBadInput && error.is_collective());
-    expect(transport, !std::filesystem::exists(config.output));
-    return error.what();
-  }
-  return "";
-}
-
-bool mentions(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 /// q, k and v of 4 heads with v_dim 3.
