@@ -36,6 +36,26 @@ sed -n 's/^ *\(.* = .*\)$/\1/p' out | sed 's/^configuration *//' >written.ini
 says "output: c.h5" "$program" run --config written.ini --output c.h5 --ranks 3
 says "0      lse" "$program" inspect c.h5
 
+# A sequence in two files: the first is the context of the second.
+"$program" generate next.h5 --seq-len 77 --heads 4 --kv-heads 2 --head-dim 16 --v-dim 8 --layers 2 --dtype bf16 --seed 2 \
+  >/dev/null
+after=("$program" run --input next.h5 --output after.h5 --progress off)
+says " blocks read, 0 not needed" "${after[@]}" --context a.h5 --heads.stick-breaking 0-1 --heads.sparse 2-3 --ranks 2
+says "verified" "$program" verify --input next.h5 --output after.h5 --rows all
+rm after.h5
+run "${after[@]}" --context a.h5 --mechanism cog --dry-run
+wants 0
+grep -q "behind a context of 300 tokens" out || complain "want the context in the plan"
+"$program" generate wide.h5 --seq-len 9 --heads 4 --kv-heads 4 --head-dim 16 --v-dim 8 --layers 2 >/dev/null
+"$program" generate one.h5 --seq-len 9 --heads 4 --kv-heads 2 --head-dim 16 --v-dim 8 >/dev/null
+fails 2 "none.h5" "${after[@]}" --context a.h5,none.h5 --mechanism softmax
+fails 2 "wide.h5" "${after[@]}" --context wide.h5,a.h5 --mechanism softmax --ranks 2
+fails 2 "one.h5" "${after[@]}" --context one.h5 --mechanism softmax
+fails 2 "causal" "${after[@]}" --context a.h5 --mechanism softmax --causal off
+fails 2 "initial-state" "${after[@]}" --context a.h5 --heads.softmax 0-2 --heads.linear 3
+fails 2 "output" "${after[@]}" --context after.h5 --mechanism softmax
+absent after.h5
+
 # A dry run says what it would do and makes nothing.
 run "${job[@]}" --dry-run --output d.h5
 wants 0

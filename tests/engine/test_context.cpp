@@ -179,6 +179,41 @@ TEST_CASE("fewer tokens than ranks behind a long context, and files of another t
   SUCCEED();
 }
 
+TEST_CASE("heads with keys and heads with a state go on side by side") {
+  const Problems layers{make_problem(203, 11)};
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    RunConfig last = write_cut(folder, layers, {87}, transport);
+    last.assignments = {{SoftmaxParams{}, {0, 3}}, {StickBreakingParams{}, {2}}, {LinearParams{}, {1}}};
+    last.want_kept_mass = false;
+    RunConfig first = last;
+    first.input = last.context[0];
+    first.context.clear();
+    first.output = folder.file("first-out.h5");
+    first.want_state = true;
+    run(first, make_context(transport));
+    last.initial_state = first.output;
+    run(last, make_context(transport));
+    expect(transport, verifies(last.input, last.output, transport));
+
+    RunConfig joined = last;
+    joined.context.clear();
+    joined.initial_state.clear();
+    joined.input = folder.file("joined.h5");
+    joined.output = folder.file("joined-out.h5");
+    write_input(joined.input, layers, transport);
+    run(joined, make_context(transport));
+    const auto one = read_output(joined.output, "0", "o", transport);
+    const auto found = read_output(last.output, "0", "o", transport);
+    // An output of the linear head, without decay, grows with the sequence.
+    double largest = max_abs(layers[0].v);
+    for (const double x : one) largest = std::max(largest, std::abs(x));
+    expect(transport, difference(found, tail_rows(one, layers[0], 87)) <= 1e-5 * largest);
+    transport.barrier();
+  });
+  SUCCEED();
+}
+
 TEST_CASE("blocks that no stick and no window reaches are not read; small memory means small blocks") {
   AttentionProblem layer = make_problem(6000, 4);
   layer.num_heads = layer.num_kv_heads = 1;
