@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""test_documented.py RINGSCAN: runs the examples of README.md and docs/activation-files.md as they stand there, and finds
-the fields of docs/report.md in reports."""
+"""test_documented.py RINGSCAN: runs the examples of README.md, docs/activation-files.md and docs/context.md as they stand
+there, and finds the fields of docs/report.md in reports."""
 import json
 import os
 import re
@@ -42,10 +42,11 @@ def main():
     ringscan = os.path.abspath(sys.argv[1])
     environment = {**os.environ, "PATH": os.path.dirname(ringscan) + ":" + os.environ["PATH"]}
     with tempfile.TemporaryDirectory() as folder:
-        readme = blocks("README.md")
-        assert [language for language, _ in readme] == ["python", "sh", "python"], readme
-        for language, code in readme:
-            run(language, code, folder, environment)
+        for document in ("README.md", "docs/context.md"):
+            examples = blocks(document)
+            assert [language for language, _ in examples] == ["python", "sh", "python"], examples
+            for language, code in examples:
+                run(language, code, folder, environment)
 
         files = ["--input", "in.h5", "--output", "out.h5", "--report", "report.json"]
         for section, options in (("Of run", ["run", "--mechanism", "softmax", "--overwrite"]), ("Of verify", ["verify"])):
