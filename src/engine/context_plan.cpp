@@ -50,13 +50,14 @@ std::int64_t LayerShape::context_tokens() const {
 
 void measure_context(PassPlan& pass, const LayerShape& layer, std::int64_t kv_heads, std::int64_t first_delta,
                      std::int64_t key_journeys) {
-  const bool is_window = first_delta < layer.context_tokens();
+  const auto* sparse = std::get_if<SparseParams>(&pass.mechanism);
+  const bool searches = sparse != nullptr && sparse->select == SparseSelect::kTopk;
   const std::int64_t both = layer.head_dim + layer.v_dim;
   pass.context_tokens = std::min(first_delta, layer.context_tokens());
   pass.context_bytes = static_cast<std::size_t>(kv_heads) *
                        (context_bytes(layer, pass.context_tokens, both) +
                         static_cast<std::size_t>(key_journeys) *
-                            context_bytes(layer, layer.context_tokens(), is_window ? both : layer.head_dim));
+                            context_bytes(layer, layer.context_tokens(), searches ? layer.head_dim : both));
 }
 
 void plan_context(RunPlan& plan) {

@@ -32,7 +32,7 @@ struct RingPassTask {
   AnyView remainder_value;         ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
   ContextKeys* context = nullptr;  ///< keys before the layout's first token; null: none. @pre causal mechanisms
 
-  // Kernels and windows know positions: the context's keys end where the layout's token 0 stands, on the grid of key
+  // Kernels know positions: the context's keys end where the layout's token 0 stands, on the grid of key
   // blocks, so that bits do not depend on where shards begin.
   std::int64_t context_tokens() const { return context != nullptr ? context->tokens() : 0; }
   std::int64_t origin() const { return ceil_div(context_tokens(), key_block) * key_block; }

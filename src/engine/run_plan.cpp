@@ -358,6 +358,8 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
   }
   plan.key_block = key_block_for(config, longest);
 
+  const bool has_context =
+      std::any_of(layers.begin(), layers.end(), [](const LayerShape& layer) { return !layer.context.empty(); });
   bool fits = false;
   for (const Cut& cut : candidate_cuts(layers, resources.supports_io_thread)) {
     plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
@@ -367,7 +369,7 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
     }
     const bool overlaps_shards = cut.overlaps_io && plan.shards.size() > 1;
     plan.memory = plan_memory(config, layers, plan.shards, overlaps_shards, plan.key_block, kernels);
-    plan.overlaps_io = overlaps_shards || (cut.overlaps_io && !config.context.empty());
+    plan.overlaps_io = overlaps_shards || (cut.overlaps_io && has_context);
     plan_context(plan);
     fits = plan.memory.total() <= resources.memory_limit_bytes;
     if (fits) break;

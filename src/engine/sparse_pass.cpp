@@ -107,17 +107,20 @@ class SparsePass {
   /// attend task) meets each piece.
   template <typename Visit>
   void travel(const RingSchedule& schedule, const AnyView& v, const ContextWalk& walk, Visit&& visit) {
-    const bool reads_context = walk.first_needed < task_.context_tokens();
+    const std::int64_t walked = task_.context_tokens() - walk.first_needed;
+    const bool reads_context = walked > 0;
+    ring_share_ = static_cast<double>(task_.layout->seq_len()) /
+                  static_cast<double>(std::max<std::int64_t>(1, task_.layout->seq_len() + walked));
     if (reads_context) {
       timed(result_.context_seconds, [&] { task_.context->begin(walk.first_needed, walk.with_values); });
     }
     go_round(schedule, v, visit);
-    if (reads_context) meet_context(v.shape[3], visit);
+    if (reads_context) meet_context(walked, v.shape[3], visit);
     ++journeys_behind_;
   }
 
   template <typename Visit>
-  void meet_context(std::int64_t v_dim, Visit&& visit) {
+  void meet_context(std::int64_t walked, std::int64_t v_dim, Visit&& visit) {
     while (auto block = timed(result_.context_seconds, [&] { return task_.context->next(); })) {
       measure_norms(*block);
       block->v.shape[3] = v_dim;
@@ -126,7 +129,8 @@ class SparsePass {
         const AddSeconds adder(result_.compute_seconds);
         visit(rows, task);
       }
-      show_progress(1.0);
+      const auto behind = static_cast<double>(task_.context_tokens() - block->run.begin);
+      show_progress(ring_share_ + (1.0 - ring_share_) * behind / static_cast<double>(walked));
     }
     timed(result_.context_seconds, [&] { task_.context->end(); });
   }
@@ -148,7 +152,7 @@ class SparsePass {
           const AddSeconds adder(result_.compute_seconds);
           visit(rows, task);
         });
-        show_progress(static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
+        show_progress(ring_share_ * static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
       }
       heartbeat_.follow(nullptr);
       timed(result_.exposed_seconds, [&] { moving.wait(); });
@@ -326,6 +330,7 @@ class SparsePass {
   RingPassResult result_;
   int journeys_ = 1;
   int journeys_behind_ = 0;
+  double ring_share_ = 1.0;  // of a journey's keys; the others are the context's
 };
 
 }  // namespace

@@ -70,6 +70,35 @@ TEST_CASE("reproducible: the grid depends on the sequence alone") {
   }
 }
 
+TEST_CASE("a context counts as work, as reading and as memory, and takes blocks of the memory that is left") {
+  LayerShape layer = make_layer(100, 4, 2);
+  const std::size_t without = plan_with(make_config(SoftmaxParams{}), {layer}, 3).memory.total();
+  layer.context = {{3000, ElementType::kBfloat16, 0}, {500, ElementType::kFloat32, 0}};
+  const RunPlan plan = plan_with(make_config(SoftmaxParams{}), {layer}, 3);
+  CHECK(plan.pairs() == 4 * (100 * 101 / 2 + 100 * 3500));
+  CHECK(plan.overlaps_io);
+  CHECK(plan.context_block == 3584);
+  CHECK(plan.memory.context_bytes == 2 * 3584 * 2 * 128 * 4);
+  CHECK(plan.shards[0].passes[0].context_bytes == (3000 * 2 + 500 * 4) * 2 * 128);
+  const RunPlan window = plan_with(make_config(SoftmaxParams{true, 701}), {layer}, 3);
+  CHECK(window.pairs() == 4 * 100 * 701);
+  CHECK(window.shards[0].passes[0].context_tokens == 700);
+  CHECK(window.shards[0].passes[0].context_bytes == (200 * 2 + 500 * 4) * 2 * 128);
+  // Keys alone in each round of the search.
+  const RunPlan topk = plan_with(make_config(SparseParams{}), {layer}, 3);
+  CHECK(topk.pairs() == plan.pairs());
+  CHECK(topk.shards[0].passes[0].context_bytes == (3000 * 2 + 500 * 4) * 2 * (128 + 3 * 64));
+  SparseParams total{SparseSelect::kWindow, 1.0, 0.5, 1, SparseCount::kTotal};
+  CHECK(plan_with(make_config(total), {layer}, 3).pairs() == 4 * 100 * 60);
+
+  layer.context = {{1000000, ElementType::kBfloat16, 0}};
+  CHECK(plan_with(make_config(SoftmaxParams{}), {layer}, 3).context_block == 8192);
+  const RunPlan tight = plan_with(make_config(SoftmaxParams{}), {layer}, 3, without + 2 * 1500 * 2 * 128 * 2);
+  CHECK(tight.context_block == 1024);
+  CHECK(tight.memory.total() <= tight.memory_limit_bytes);
+  CHECK_THROWS_AS(plan_with(make_config(SoftmaxParams{}), {layer}, 3, 1 << 16), Error);
+}
+
 TEST_CASE("useful work is counted exactly") {
   const RunPlan plan = plan_with(make_config(SoftmaxParams{}), {make_layer(100, 4, 2)}, 3);
   CHECK(plan.pairs() == 4 * 100 * 101 / 2);
