@@ -27,7 +27,8 @@ inline constexpr std::int64_t kKeyTile = 64;
 /// finish() writes rows. As of attend.hpp, but that
 ///   - launch.workspace may be nullptr; else [1] becomes the 64 x 64 tiles that were computed;
 ///   - task.max_deltas, where not empty, is device memory [query_run.size()];
-///   - at most 256 slots. Keys are walked near first in tiles that end on key_run.end - n * 64.
+///   - at most 256 slots. Keys are walked near first in tiles that begin on multiples of 64, counted from
+///     key_run.begin.
 void attend(const DeviceAttend& launch, const SoftmaxParams& params, cudaStream_t stream);
 void attend(const DeviceAttend& launch, const CogParams& params, cudaStream_t stream);
 void attend(const DeviceAttend& launch, const StickBreakingParams& params, cudaStream_t stream);
