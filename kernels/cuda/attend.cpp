@@ -40,7 +40,6 @@ void require_shapes(const DeviceAttend& launch) {
               task.v.shape[1] == task.key_run.size(),
           "views must be as long as their runs");
   require(task.slots.size() <= kMaxSlots, "found " + std::to_string(task.slots.size()) + " heads, wanted at most 256");
-  require(task.max_deltas.empty(), "windows that differ by row are not built yet");
   require(task.scale > 0.0f, "scale must be positive");
   require(task.query_run.size() < std::numeric_limits<std::int32_t>::max() &&
               task.key_run.size() < std::numeric_limits<std::int32_t>::max(),
@@ -71,6 +70,7 @@ AttendParams make_params(const DeviceAttend& launch, double epsilon) {
   p.query_minus_key = task.query_run.begin - task.key_run.begin;
   p.min_delta = task.band.min_delta;
   p.max_delta = task.band.max_delta;
+  p.max_deltas = task.max_deltas.empty() ? nullptr : task.max_deltas.data();
   p.scale_log2 = task.scale * std::numbers::log2e_v<float>;
   p.log2_epsilon = epsilon > 0.0 ? static_cast<float>(std::log2(epsilon)) : -std::numeric_limits<float>::infinity();
   p.out = launch.partial.out;
@@ -152,6 +152,10 @@ std::int64_t query_tile(std::int64_t head_dim) {
 
 void attend(const DeviceAttend& launch, const SoftmaxParams&, cudaStream_t stream) {
   attend_with(launch_softmax, launch, 0.0, stream);
+}
+
+void attend(const DeviceAttend& launch, const CogParams&, cudaStream_t stream) {
+  attend_with(launch_cog, launch, 0.0, stream);
 }
 
 void attend(const DeviceAttend& launch, const StickBreakingParams& params, cudaStream_t stream) {

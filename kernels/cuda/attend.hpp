@@ -1,6 +1,6 @@
 #pragma once
-// A run of queries meets a run of keys on a Hopper GPU (sm_90a): softmax and stick-breaking, forward. All pointers are
-// device memory, all work is queued on the caller's stream, and nothing here waits for it.
+// A run of queries meets a run of keys on a Hopper GPU (sm_90a): softmax, cog and stick-breaking, forward, growing
+// windows too (task.max_deltas is device memory, then). All pointers but `slots` are device memory, all work is queued on the caller's stream, and nothing here waits for it.
 
 #include <cuda_runtime_api.h>
 
@@ -15,9 +15,9 @@ namespace ringscan::cuda {
 struct DevicePartial {
   PartialShape shape;
   float* out = nullptr;  ///< [batch, slots, rows, v_dim], unnormalised
-  /// [batch, slots, rows]. Softmax: the maximum of z log2(e). Stick-breaking: log2 of what is left of the stick.
+  /// [batch, slots, rows]. Softmax: the maximum of z log2(e); cog: of |z| log2(e). Stick-breaking: log2 of what is left of the stick.
   float* first = nullptr;
-  float* sum = nullptr;  ///< softmax alone: [batch, slots, rows], sum of 2^(z log2(e) - max)
+  float* sum = nullptr;  ///< softmax and cog: [batch, slots, rows], sum of 2^(z log2(e) - max)
 };
 
 /// Where finished rows go: o [batch, rows, any heads, v_dim] of the inputs' type, row q_head of each slot; the
@@ -52,6 +52,7 @@ std::int64_t query_tile(std::int64_t head_dim);
 /// to 256; data and strides of q, k, v and o multiples of 16 bytes; scale > 0; at most 256 slots.
 /// @throws Error(kFailure) on a broken precondition, no sm_90 device, or a CUDA error.
 void attend(const DeviceAttend& launch, const SoftmaxParams& params, cudaStream_t stream);
+void attend(const DeviceAttend& launch, const CogParams& params, cudaStream_t stream);
 void attend(const DeviceAttend& launch, const StickBreakingParams& params, cudaStream_t stream);
 
 }  // namespace ringscan::cuda

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/attend.hpp"
 #include "kernels/cuda/check.hpp"
+#include "mechanism/growing_window.hpp"
 
 namespace {
 
@@ -18,7 +19,7 @@ using cuda::check;
 
 struct Case {
   const char* name;
-  bool stick = false;
+  enum { kSoftmax, kStick, kCog, kWindow } mechanism = kSoftmax;
   ElementType type = ElementType::kBfloat16;
   std::int64_t heads = 16;
   std::int64_t seq_len = 0;
@@ -101,14 +102,24 @@ void run_case(const Case& c, int repeats) {
   launch.task.v = dense_any_view(static_cast<const void*>(v.data()), c.type, shape);
   launch.task.slots = slots;
   launch.task.query_run = launch.task.key_run = {0, c.seq_len};
-  launch.task.band = {c.stick ? 1 : 0, Band::kUnbounded};
+  launch.task.band = {c.mechanism == Case::kStick ? 1 : 0, Band::kUnbounded};
   launch.task.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
+  const GrowingWindow window({.select = SparseSelect::kWindow}, c.seq_len);
+  std::vector<std::int64_t> reaches;
+  for (std::int64_t i = 0; i < c.seq_len; ++i) reaches.push_back(window.reach(i));
+  const DeviceArray max_deltas(8 * c.seq_len);
+  check(cudaMemcpy(max_deltas.data(), reaches.data(), 8 * reaches.size(), cudaMemcpyHostToDevice));
+  if (c.mechanism == Case::kWindow) {
+    launch.task.max_deltas = {static_cast<const std::int64_t*>(max_deltas.data()), reaches.size()};
+  }
   launch.finishes = true;
   launch.finish.o = dense_any_view(o.data(), c.type, shape);
   launch.workspace = static_cast<std::uint32_t*>(workspace.data());
   const double ms = median_ms(repeats, [&] {
-    if (c.stick) {
+    if (c.mechanism == Case::kStick) {
       cuda::attend(launch, StickBreakingParams{.epsilon = c.epsilon}, nullptr);
+    } else if (c.mechanism == Case::kCog) {
+      cuda::attend(launch, CogParams{}, nullptr);
     } else {
       cuda::attend(launch, SoftmaxParams{}, nullptr);
     }
@@ -118,14 +129,15 @@ void run_case(const Case& c, int repeats) {
 
   // Floors: the tensor cores at 785 TFLOP/s and memory at 2,994 GB/s, both as measured on this kind of card; the
   // special-function units at 16 results a clock and multiprocessor, 1.755 GHz.
-  const double pairs =
-      0.5 * static_cast<double>(c.seq_len) * static_cast<double>(c.seq_len) * static_cast<double>(c.heads);
+  const double dense_pairs = 0.5 * static_cast<double>(c.seq_len) * static_cast<double>(c.seq_len);
+  const double window_pairs = static_cast<double>(window.count_kept({0, c.seq_len}));
+  const double pairs = (c.mechanism == Case::kWindow ? window_pairs : dense_pairs) * static_cast<double>(c.heads);
   const double flops = 4.0 * pairs * static_cast<double>(c.head_dim);
   const double done = c.epsilon > 0.0
                           ? static_cast<double>(counts[1]) * static_cast<double>(cuda::key_tile(c.head_dim)) *
                                 static_cast<double>(cuda::query_tile(c.head_dim)) / pairs
                           : 1.0;
-  const double specials = pairs * (c.stick ? 1.25 : 1.0);
+  const double specials = pairs * (c.mechanism == Case::kStick ? 1.25 : 1.0);
   std::printf("| %-24s | H%-2lld N%-7lld D%-3lld %s | %8.3f | %7.1f | %7.3f | %7.3f | %7.3f | %9u |\n", c.name,
               static_cast<long long>(c.heads), static_cast<long long>(c.seq_len), static_cast<long long>(c.head_dim),
               c.type == ElementType::kBfloat16 ? "bf16" : "fp16", ms, flops / ms * 1e-9, done * flops / 785e12 * 1e3,
@@ -149,13 +161,17 @@ int main(int argc, char** argv) {
         {.name = "softmax", .heads = 32, .seq_len = 32768, .head_dim = 64},
         {.name = "softmax", .heads = 8, .seq_len = 32768, .head_dim = 256},
         {.name = "softmax", .seq_len = 131072},
-        {.name = "stick-breaking, dense", .stick = true, .seq_len = 8192},
-        {.name = "stick-breaking, dense", .stick = true, .seq_len = 32768},
-        {.name = "stick-breaking, dense", .stick = true, .type = ElementType::kFloat16, .seq_len = 32768},
-        {.name = "stick-breaking, dense", .stick = true, .heads = 32, .seq_len = 32768, .head_dim = 64},
-        {.name = "stick-breaking, dense", .stick = true, .heads = 8, .seq_len = 32768, .head_dim = 256},
-        {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 32768, .epsilon = kEpsilon},
-        {.name = "stick-breaking, 2^-24", .stick = true, .seq_len = 131072, .epsilon = kEpsilon},
+        {.name = "cog", .mechanism = Case::kCog, .seq_len = 32768},
+        {.name = "cog", .mechanism = Case::kCog, .heads = 32, .seq_len = 32768, .head_dim = 64},
+        {.name = "window n^0.7", .mechanism = Case::kWindow, .seq_len = 32768},
+        {.name = "window n^0.7", .mechanism = Case::kWindow, .seq_len = 131072},
+        {.name = "stick-breaking, dense", .mechanism = Case::kStick, .seq_len = 8192},
+        {.name = "stick-breaking, dense", .mechanism = Case::kStick, .seq_len = 32768},
+        {.name = "stick-breaking, dense", .mechanism = Case::kStick, .type = ElementType::kFloat16, .seq_len = 32768},
+        {.name = "stick-breaking, dense", .mechanism = Case::kStick, .heads = 32, .seq_len = 32768, .head_dim = 64},
+        {.name = "stick-breaking, dense", .mechanism = Case::kStick, .heads = 8, .seq_len = 32768, .head_dim = 256},
+        {.name = "stick-breaking, 2^-24", .mechanism = Case::kStick, .seq_len = 32768, .epsilon = kEpsilon},
+        {.name = "stick-breaking, 2^-24", .mechanism = Case::kStick, .seq_len = 131072, .epsilon = kEpsilon},
     };
     const int head_dim = argc > 2 ? std::atoi(argv[2]) : 0;
     for (const Case& c : cases) {

@@ -89,8 +89,8 @@ class Consumer {
     wgmma_wait<0>();
     pin(s);
     release(shared_.k_ring, k_at_);
-    mask(s, item, tile);
-    weights_.weigh(s, p_.scale_log2, rescale);
+    const bool masked = mask(s, item, tile);
+    weights_.weigh(s, p_.scale_log2, masked, rescale);
     rescale_out(rescale);
     pack(weights, s);
     bool done = row_states_done(count);
@@ -109,8 +109,8 @@ class Consumer {
       wgmma_wait<1>();
       pin(s);
       release(shared_.k_ring, k_at_);
-      mask(s, item, tile);
-      weights_.weigh(s, p_.scale_log2, rescale);
+      const bool masked = mask(s, item, tile);
+      weights_.weigh(s, p_.scale_log2, masked, rescale);
       wgmma_wait<0>();
       pin_out();
       release(shared_.v_ring, v_at_);
@@ -238,21 +238,24 @@ class Consumer {
     }
   }
 
-  /// Scores of keys that a row does not see become -inf.
-  __device__ void mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile) const {
+  /// Scores of keys that a row does not see become -inf; false where the rows see all keys.
+  __device__ bool mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile) const {
     const std::int64_t start = tile_start<Shape>(p_, tile);
     const std::int64_t begin = static_cast<std::int64_t>(tile) * Shape::kKeys - start;   // > 0 in a moved tile
     const std::int64_t delta = item.row + 64 * warpgroup_ + p_.query_minus_key - start;  // of the first row and key
     const std::int64_t end = min(p_.num_keys - start, std::int64_t{Shape::kKeys});       // less where keys are padded
+    const std::int64_t first_row = item.row + 64 * warpgroup_;
+    const std::int64_t last_row = max(std::int64_t{0}, min(first_row + 63, p_.num_queries - 1));  // sees the fewest
     if (begin == 0 && end == Shape::kKeys && delta - p_.min_delta >= Shape::kKeys - 1 &&
-        delta + 63 - p_.max_delta <= 0) {
-      return;
+        delta + (last_row - first_row) - reach(p_, last_row) <= 0) {
+      return false;
     }
     constexpr int kRun = Shape::kKeys / 8;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const std::int64_t row_delta = delta + row_of(r) - 64 * warpgroup_;
-      const int first = static_cast<int>(min(max(row_delta - p_.max_delta, begin), std::int64_t{Shape::kKeys}));
+      const std::int64_t row = min(item.row + row_of(r), p_.num_queries - 1);
+      const int first = static_cast<int>(min(max(row_delta - reach(p_, row), begin), std::int64_t{Shape::kKeys}));
       const int last = static_cast<int>(max(min(row_delta - p_.min_delta, end - 1), std::int64_t{-1}));
       const int lane_first = first - lane() % 4 * 2 * kRun;
       const int lane_last = last - lane() % 4 * 2 * kRun;
@@ -265,6 +268,7 @@ class Consumer {
         }
       }
     }
+    return true;
   }
 
   __device__ static void pack(std::uint32_t (&weights)[kScores / 2], const float (&s)[kScores]) {

@@ -24,17 +24,13 @@ class SoftmaxWeights {
 
   /// Scores become weights; out has to be multiplied by `rescale` before they are added.
   template <int kSize>
-  __device__ void weigh(float (&s)[kSize], float scale_log2, float (&rescale)[2]) {
+  __device__ void weigh(float (&s)[kSize], float scale_log2, bool, float (&rescale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float tile_max = s[2 * r];
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) tile_max = fmaxf(tile_max, fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
-      const float max = fmaxf(max_[r], quad_max(tile_max) * scale_log2);
-      const float reference = max == -INFINITY ? 0.0f : max;  // no key seen: weights and sums stay 0, not NaN
-      rescale[r] = exp2_approx(max_[r] - reference);
-      max_[r] = max;
-      const float shift = reference - kLift;
+      const float shift = raise(r, quad_max(tile_max) * scale_log2, rescale[r]) - kLift;
       float sum[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) {
@@ -45,7 +41,7 @@ class SoftmaxWeights {
           sum[e] += x;
         }
       }
-      sum_[r] = fmaf(sum_[r], rescale[r], sum[0] + sum[1]);
+      add(r, rescale[r], sum[0] + sum[1]);
     }
   }
   __device__ bool exhausted(float) const {
@@ -68,6 +64,19 @@ class SoftmaxWeights {
   }
   __device__ float statistic(int r) const {
     return (max_[r] + log2f(sum_[r]) - kLift) * kLn2;
+  }
+
+ protected:
+  /// Raises the row's maximum; returns what is taken from scores.
+  __device__ float raise(int r, float tile_max, float& rescale) {
+    const float max = fmaxf(max_[r], tile_max);
+    const float reference = max == -INFINITY ? 0.0f : max;  // no key seen: weights and sums stay 0, not NaN
+    rescale = exp2_approx(max_[r] - reference);
+    max_[r] = max;
+    return reference;
+  }
+  __device__ void add(int r, float rescale, float sum) {
+    sum_[r] = fmaf(sum_[r], rescale, sum);
   }
 
  private:

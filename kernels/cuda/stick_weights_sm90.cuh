@@ -23,7 +23,7 @@ class StickWeights {
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }
 
   template <int kSize>
-  __device__ void weigh(float (&s)[kSize], float scale_log2, float (&)[2]) {
+  __device__ void weigh(float (&s)[kSize], float scale_log2, bool, float (&)[2]) {
     constexpr int kGroups = kSize / 4 / kGroup;
     float group_stick[2][2][kGroups];
     Run run[2][2];  // nvcc 13.0 would give default member initialisers to run[0] alone

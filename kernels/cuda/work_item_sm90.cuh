@@ -31,6 +31,11 @@ struct WorkItem {
 
 /// Items are numbered section by section (streams whose keys share the L2 cache), in each the last queries first: under
 /// a causal band those are the longest, and the short ones fill the gaps at the end.
+/// The largest i - j that a query, local to its run, sees.
+__device__ inline std::int64_t reach(const AttendParams& p, std::int64_t query) {
+  return p.max_deltas == nullptr ? p.max_delta : min(p.max_delta, p.max_deltas[query]);
+}
+
 template <typename Shape>
 __device__ WorkItem work_item(const AttendParams& p, std::uint32_t index) {
   const std::uint32_t section = index / (p.streams_a_section * p.num_query_tiles);
@@ -43,7 +48,8 @@ __device__ WorkItem work_item(const AttendParams& p, std::uint32_t index) {
   item.batch = static_cast<int>(stream / static_cast<std::uint32_t>(p.num_slots));
   item.slot = static_cast<int>(stream % static_cast<std::uint32_t>(p.num_slots));
   const std::int64_t last_row = min(item.row + Shape::kRows, p.num_queries) - 1;
-  const std::int64_t begin = max(std::int64_t{0}, item.row + p.query_minus_key - p.max_delta);
+  // No row reaches farther back than the first.
+  const std::int64_t begin = max(std::int64_t{0}, item.row + p.query_minus_key - reach(p, item.row));
   const std::int64_t end = min(p.num_keys, last_row + p.query_minus_key - p.min_delta + 1);
   item.first_tile = static_cast<std::int32_t>(begin / Shape::kKeys);
   item.num_tiles = end > begin ? static_cast<std::int32_t>((end - 1) / Shape::kKeys) + 1 - item.first_tile : 0;

@@ -9,28 +9,11 @@
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/reference/oracle.hpp"
+#include "mechanism/growing_window.hpp"
+#include "tests/kernels_cuda/device_tensor.hpp"
 
 namespace ringscan::cuda::testing {
 namespace {
-
-/// Device memory, every byte 0xFF: NaN as bfloat16, float16 and float32.
-class DeviceArray {
- public:
-  explicit DeviceArray(std::size_t bytes) {
-    check(cudaMalloc(&data_, std::max<std::size_t>(bytes, 16)));
-    check(cudaMemset(data_, 0xFF, std::max<std::size_t>(bytes, 16)));
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  template <typename T>
-  T* as() const {
-    return static_cast<T*>(data_);
-  }
-
- private:
-  void* data_ = nullptr;
-};
 
 /// [batch, seq_len, heads, head_dim] of 16-bit elements in the problem's layout.
 class DeviceTensor {
@@ -138,7 +121,7 @@ void compare_head(const Problem& problem, const Inputs& in, const Outputs& out, 
   const auto v = head_of(problem, in.v, problem.num_kv_heads, batch, kv_head);
   const oracle::HeadKeys keys{k, v, problem.seq_len, problem.head_dim, problem.head_dim};
   const TokenRun queries = queries_of(problem);
-  const bool softmax = std::holds_alternative<SoftmaxParams>(problem.mechanism);
+  const bool lse = has_lse(mechanism_of(problem));
   for (std::int64_t i = queries.begin + first; i < queries.end; i += step) {
     const auto q_row = std::span(q).subspan(static_cast<std::size_t>(i * problem.head_dim),
                                             static_cast<std::size_t>(problem.head_dim));
@@ -150,7 +133,7 @@ void compare_head(const Problem& problem, const Inputs& in, const Outputs& out, 
       errors.o = std::max(errors.o, difference(o, exact.o[static_cast<std::size_t>(d)], unit));
     }
     const std::int64_t at = (batch * queries.size() + i - queries.begin) * problem.num_heads + head;
-    const double statistic_unit = softmax ? std::max(1.0, std::abs(exact.statistic)) : 1.0;
+    const double statistic_unit = lse ? std::max(1.0, std::abs(exact.statistic)) : 1.0;
     errors.statistic =
         std::max(errors.statistic, difference(static_cast<double>(out.statistic[static_cast<std::size_t>(at)]),
                                               exact.statistic, std::isfinite(statistic_unit) ? statistic_unit : 1.0));
@@ -190,6 +173,24 @@ std::vector<HeadSlot> slots_of(const Problem& problem) {
   return slots;
 }
 
+template <typename Params>
+void launch_attend(const DeviceAttend& launch, const Params& params) {
+  attend(launch, params, nullptr);
+}
+void launch_attend(const DeviceAttend& launch, const SparseParams&) {
+  attend(launch, SoftmaxParams{}, nullptr);
+}
+
+/// How far each query reaches, where that differs by row.
+std::vector<std::int64_t> max_deltas_of(const Problem& problem) {
+  std::vector<std::int64_t> list;
+  if (const auto* params = std::get_if<SparseParams>(&problem.mechanism)) {
+    const GrowingWindow window(*params, problem.seq_len);
+    for (std::int64_t i = queries_of(problem).begin; i < queries_of(problem).end; ++i) list.push_back(window.reach(i));
+  }
+  return list;
+}
+
 }  // namespace
 
 double bound(ElementType type) {
@@ -221,6 +222,10 @@ Errors run_and_compare(const Problem& problem) {
   launch.task.query_run = queries;
   launch.task.band = band_of(mechanism_of(problem));
   launch.task.scale = scale_of(problem);
+  const auto max_deltas = max_deltas_of(problem);
+  const DeviceArray max_deltas_array(8 * max_deltas.size());
+  max_deltas_array.upload(max_deltas);
+  launch.task.max_deltas = {max_deltas_array.as<std::int64_t>(), max_deltas.size()};
   launch.partial = {shape, out.as<float>(), first.as<float>(), sum.as<float>()};
   launch.finish = {o.view().tokens(queries.begin, queries.size()),
                    dense_view(statistic.as<float>(), {problem.batch, queries.size(), problem.num_heads, 1})};
@@ -235,7 +240,7 @@ Errors run_and_compare(const Problem& problem) {
     launch.task.v = AnyView(v.view()).tokens(cuts[i], end - cuts[i]);
     launch.starts = i == 0;
     launch.finishes = i + 1 == cuts.size();
-    std::visit([&](const auto& params) { attend(launch, params, nullptr); }, problem.mechanism);
+    std::visit([&](const auto& params) { launch_attend(launch, params); }, problem.mechanism);
     std::uint32_t counts[2];
     check(cudaMemcpy(counts, workspace.as<void>(), sizeof counts, cudaMemcpyDeviceToHost));
     errors.tiles_loaded += counts[1];

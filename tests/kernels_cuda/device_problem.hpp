@@ -10,8 +10,8 @@
 
 namespace ringscan::cuda::testing {
 
-/// What the device computes so far.
-using DeviceMechanism = std::variant<SoftmaxParams, StickBreakingParams>;
+/// What the Hopper kernels compute; of sparse, growing windows.
+using DeviceMechanism = std::variant<SoftmaxParams, StickBreakingParams, CogParams, SparseParams>;
 
 struct Problem {
   DeviceMechanism mechanism;

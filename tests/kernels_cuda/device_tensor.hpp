@@ -26,7 +26,7 @@ class DeviceArray {
     return static_cast<T*>(data_);
   }
   template <typename T>
-  void upload(const std::vector<T>& values) {
+  void upload(const std::vector<T>& values) const {
     check(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
   }
   template <typename T>

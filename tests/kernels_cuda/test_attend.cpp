@@ -11,6 +11,7 @@ using cuda::testing::Problem;
 namespace {
 
 const StickBreakingParams kDense{.epsilon = 0.0};
+const SparseParams kWindow{.select = SparseSelect::kWindow, .alpha = 3.0, .exponent = 0.7};
 
 std::string describe(const Problem& p) {
   std::string cuts;
@@ -34,7 +35,8 @@ template <typename F>
 void for_all(F&& f) {
   for (const ElementType type : {ElementType::kBfloat16, ElementType::kFloat16}) {
     for (const DeviceMechanism& mechanism :
-         {DeviceMechanism(SoftmaxParams{}), DeviceMechanism(kDense), DeviceMechanism(StickBreakingParams{})}) {
+         {DeviceMechanism(SoftmaxParams{}), DeviceMechanism(kDense), DeviceMechanism(StickBreakingParams{}),
+          DeviceMechanism(CogParams{}), DeviceMechanism(kWindow)}) {
       Problem problem;
       problem.mechanism = mechanism;
       problem.type = type;
@@ -89,7 +91,7 @@ TEST_CASE("bands") {
   for (const DeviceMechanism& mechanism :
        {DeviceMechanism(SoftmaxParams{.causal = false}), DeviceMechanism(SoftmaxParams{.window = 1}),
         DeviceMechanism(SoftmaxParams{.window = 100}), DeviceMechanism(SoftmaxParams{.window = 257}),
-        DeviceMechanism(SoftmaxParams{.causal = false, .window = 130}),
+        DeviceMechanism(SoftmaxParams{.causal = false, .window = 130}), DeviceMechanism(CogParams{.causal = false}),
         DeviceMechanism(StickBreakingParams{.attend_current = true, .epsilon = 0.0}),
         DeviceMechanism(StickBreakingParams{.attend_current = true})}) {
     problem.mechanism = mechanism;
@@ -159,6 +161,29 @@ TEST_CASE("long rows: tens of thousands of keys weigh a little each") {
     problem.queries = {49985, 50001};
     expect_right(problem);
   }
+}
+
+TEST_CASE("cog: a score of zero has weight 0 and counts in the sum") {
+  for (const ElementType type : {ElementType::kBfloat16, ElementType::kFloat16}) {
+    Problem problem;
+    problem.mechanism = CogParams{};
+    problem.type = type;
+    problem.seq_len = 300;
+    problem.input_scale = 0.0f;
+    expect_right(problem);
+  }
+}
+
+TEST_CASE("tiles outside a growing window are not loaded") {
+  Problem problem;
+  problem.mechanism = SparseParams{.select = SparseSelect::kWindow, .exponent = 0.5};
+  problem.head_dim = 128;
+  problem.seq_len = 3000;
+  problem.num_heads = 1;
+  const Errors window = expect_right(problem);
+  problem.mechanism = SoftmaxParams{};
+  const Errors dense = expect_right(problem);
+  CHECK(window.tiles_loaded * 4 < dense.tiles_loaded);
 }
 
 TEST_CASE("finished tiles load no more keys") {
