@@ -22,6 +22,10 @@ class CogWeights : public SoftmaxWeights<kLift_> {
   }
 
  private:
+  /// -1, 0 or 1, by the units that multiply: those that compare and select are busy enough.
+  __device__ static float sign_of(float x) {
+    return fmaf(2.0f, __saturatef(fmaf(x, 0x1p127f, 0.5f)), -1.0f);
+  }
   /// -inf, which is not seen, stays the least.
   template <bool kMasked>
   __device__ static float magnitude(float x) {
@@ -46,7 +50,7 @@ class CogWeights : public SoftmaxWeights<kLift_> {
           float& x = s[i + 2 * r + e];
           const float weight = exp2_approx(fmaf(magnitude<kMasked>(x), scale_log2, -shift));
           sum[e] += weight;
-          x = x == 0.0f ? 0.0f : copysignf(weight, x);
+          x = weight * sign_of(x);
         }
       }
       this->add(r, rescale[r], sum[0] + sum[1]);

@@ -30,7 +30,8 @@ class StickRow {
     float taken = 0.0f;  // log2 of what this lane's keys leave, negated
     for (int key = 15; key >= 0; --key) taken += fmaxf(x[key], 0.0f) + log2_rest(x[key]);
     const float total = all_lanes(taken);
-    float log2_left = exists_ ? log2_stick_ - nearer_lanes(taken) : 0.0f;
+    const float nearer = nearer_lanes(taken);  // by all lanes, those without a row too
+    float log2_left = exists_ ? log2_stick_ - nearer : 0.0f;
     for (int key = 15; key >= 0; --key) {
       const float rest = log2_rest(x[key]);
       const float score = x[key];
