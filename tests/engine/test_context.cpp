@@ -65,17 +65,6 @@ std::vector<double> tail_rows(const std::vector<double>& whole, const AttentionP
   return token_rows(whole, layer.batch, layer.seq_len, {cut, layer.seq_len});
 }
 
-/// Largest difference; two NaN (heads without the statistic) do not differ.
-double difference(const std::vector<double>& a, const std::vector<double>& b) {
-  double worst = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
-    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
-    const double here = std::abs(a[i] - b[i]);
-    worst = here >= 0.0 ? std::max(worst, here) : std::numeric_limits<double>::infinity();
-  }
-  return worst;
-}
-
 /// Collective: the rows of `config`'s output equal those of one job over the joined layers.
 void expect_as_one_job(const Folder& folder, const Problems& layers, const RunConfig& config, std::int64_t cut,
                        Transport& transport) {
@@ -152,6 +141,24 @@ TEST_CASE("fewer tokens than ranks behind a long context, and files of another t
       expect(transport, report.peak_bytes <= report.plan.memory.total());
       expect(transport, verifies(config.input, config.output, transport));
     }
+    transport.barrier();
+  });
+  SUCCEED();
+}
+
+TEST_CASE("layers whose lengths and contexts differ") {
+  const AttentionProblem one = make_problem(203, 12), other = make_problem(77, 13);
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    RunConfig config;
+    config.input = folder.file("last.h5");
+    config.context = {folder.file("first.h5")};
+    config.output = folder.file("out.h5");
+    write_input(config.context[0], {cut_out(one, {0, 7}), cut_out(other, {0, 69})}, transport);
+    write_input(config.input, {cut_out(one, {7, 203}), cut_out(other, {69, 77})}, transport);
+    config.assignments = all_hybrids()[0];
+    run(config, make_context(transport));
+    expect(transport, verifies(config.input, config.output, transport));
     transport.barrier();
   });
   SUCCEED();

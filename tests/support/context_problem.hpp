@@ -2,6 +2,8 @@
 // A problem cut in two: earlier tokens as a context in memory, later ones as a problem of their own.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -20,6 +22,17 @@ std::vector<T> token_rows(const std::vector<T>& whole, std::int64_t batch, std::
     rows.insert(rows.end(), first, first + run.size() * row_elements);
   }
   return rows;
+}
+
+/// Largest difference; two NaN (heads without the statistic) do not differ.
+inline double difference(const std::vector<double>& a, const std::vector<double>& b) {
+  double worst = a.size() == b.size() ? 0.0 : std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    const double here = std::abs(a[i] - b[i]);
+    worst = here >= 0.0 ? std::max(worst, here) : std::numeric_limits<double>::infinity();
+  }
+  return worst;
 }
 
 /// The problem's tokens of a run, as a problem of their own.
