@@ -166,7 +166,37 @@ TEST_CASE("reproducible CHELA: the same file content for any number of ranks") {
   SUCCEED();
 }
 
-TEST_CASE("what CHELA refuses is one error of all ranks, and verify finds a wrong output") {
+TEST_CASE("verify finds one wrong element of CHELA's output, alone and in a hybrid") {
+  const ChelaProblem p = make_chela_problem(60, {6, 6, 2, 3, 25}, 1);
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    write_input(folder.file("in.h5"), p, {0, 60}, transport);
+    put_heads(folder.file("in.h5"), 1, 60, transport);
+    RunConfig config = make_config(folder, p, "in.h5", "out.h5");
+    for (const char* dataset : {"/layers/0/chela/y", "/layers/0/o"}) {
+      run(config, make_context(transport));
+      expect(transport, verifies(config.input, config.output, transport));
+      transport.barrier();
+      if (transport.rank() == 0) {
+        // The last element, of the last head, with its exponent's upper bits all ones.
+        const auto [begin, bytes] = test::find_data(config.output, dataset);
+        test::spoil(config.output, begin + bytes - 1, 1);
+      }
+      transport.barrier();
+      const VerifyReport report = verify_all(config.input, config.output, transport);
+      for (const DatasetCheck& check : report.checks) {
+        expect(transport, check.passed() == (check.mechanism != "chela"));
+      }
+      expect(transport, !report.checks.empty() && !report.passed());
+      config.assignments = {{SoftmaxParams{}, {0, 2}}};
+      config.blocks = {{ChelaParams{2}, {1, 3}}};
+    }
+    transport.barrier();
+  });
+  SUCCEED();
+}
+
+TEST_CASE("what CHELA refuses is one error of all ranks, and verify finds an output of other weights") {
   const ChelaProblem p = make_chela_problem(60, {6, 4, 2, 3, 5}, 1);
   for_each_world([&](Transport& transport) {
     const Folder folder(transport);

@@ -14,6 +14,7 @@
 #include "tests/comm/worlds.hpp"
 #include "tests/engine/access.hpp"
 #include "tests/engine/job.hpp"
+#include "tests/io/foreign_file.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/linear_problem.hpp"
@@ -152,6 +153,29 @@ TEST_CASE("verify finds a wrong output of a linear head") {
     other.log_decay[100] -= 0.5f;
     write_input(folder.file("in.h5"), other, {0, 120}, {0, 1, 2, 3}, transport);
     expect(transport, !verify_all(config, transport).passed());
+    transport.barrier();
+  });
+  SUCCEED();
+}
+
+TEST_CASE("verify finds one wrong element of a state") {
+  const LinearProblem problem = make_problem(120);
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    write_input(folder.file("in.h5"), problem, {0, 120}, {0, 1, 2, 3}, transport);
+    const RunConfig config = make_config(folder.file("in.h5"), folder.file("out.h5"), kNormalised);
+    for (const char* dataset : {"/layers/1/state/S", "/layers/1/state/n_vector"}) {
+      run(config, make_context(transport));
+      expect(transport, verifies(config, transport));
+      transport.barrier();
+      if (transport.rank() == 0) {
+        // The upper bits of a float64's fraction: it stays finite, and is off by some hundredths.
+        const auto [begin, bytes] = test::find_data(config.output, dataset);
+        test::spoil(config.output, begin + bytes - 3, 1);
+      }
+      transport.barrier();
+      expect(transport, !verify_all(config, transport).passed());
+    }
     transport.barrier();
   });
   SUCCEED();
