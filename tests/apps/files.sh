@@ -62,6 +62,19 @@ wants 0
 grep -q "ring step" out || complain "want a plan on stdout"
 absent d.h5
 
+# What analyze proposes for real activations, one configuration a layer, runs as it is.
+cp "$(dirname "$0")/../data/real_layers.h5" real.h5
+for keep in softmax stick-breaking cog sparse; do
+  says "configuration: $keep.3.ini" "$program" analyze real.h5 --recency-window 64 --recency-threshold 0.85 --keep $keep \
+    --write-config $keep.ini --ranks 3
+  for layer in 0 1 2 3; do
+    grep -q "^heads.linear = " $keep.$layer.ini || complain "want linear heads in $keep.$layer.ini"
+    grep -q "^heads.$keep = " $keep.$layer.ini || complain "want $keep heads in $keep.$layer.ini"
+    says "output: real.hybrid.$layer.h5" "$program" run --config $keep.$layer.ini --overwrite --progress off --ranks 2
+    says "verified" "$program" verify --input real.h5 --output real.hybrid.$layer.h5 --rows all
+  done
+done
+
 # Another input: verification fails, with its own exit code.
 "$program" generate other.h5 --seq-len 300 --heads 4 --kv-heads 2 --head-dim 16 --v-dim 8 --layers 2 --dtype bf16 \
   --seed 1 >/dev/null
