@@ -110,7 +110,7 @@ class LocalTransport final : public Transport {
 
   std::string_view name() const override { return "local"; }
   int rank() const override { return rank_; }
-  int world_size() const override { return world_->world_size(); }
+  int world_size() const override { return group_->world_size(); }
   bool supports_threads() const override { return true; }
 
   void barrier() override { meet("barrier", {}); }
@@ -141,6 +141,15 @@ class LocalTransport final : public Transport {
     return std::make_unique<LocalTransport>(world_, meet("duplicate", {})->duplicate, rank_);
   }
 
+  std::unique_ptr<Transport> first_ranks(int count) override {
+    assert(1 <= count && count <= world_size());
+    // A member is the same thread under the same number, and a failure in the part ends the whole world's calls.
+    const auto round = meet("first_ranks", to_bytes(std::span<const int>(&count, 1)));
+    const std::shared_ptr<Group> part = world_->first_ranks(*round, count);
+    if (rank_ >= count) return nullptr;
+    return std::make_unique<LocalTransport>(world_, part, rank_);
+  }
+
   void announce_failure() override { world_->fail(rank_); }
 
  private:
@@ -159,7 +168,7 @@ class LocalTransport final : public Transport {
 
 void run_ranks(int world_size, const std::function<void(Transport&)>& body) {
   assert(world_size >= 1);
-  const auto world = std::make_shared<World>(world_size);
+  const auto world = std::make_shared<World>();
   const auto group = std::make_shared<Group>(world_size);
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(world_size));
   const auto run_rank = [&](int rank) {

@@ -62,9 +62,9 @@ Messages World::post(Group& group, int rank, const Transfer& transfer) {
 }
 
 std::shared_ptr<Message> World::post_side(Group& group, int from_rank, int to_rank, const Message& side) {
-  if (from_rank >= world_size_ || to_rank >= world_size_) {
+  if (from_rank >= group.world_size() || to_rank >= group.world_size()) {
     throw failure("transfer from rank " + std::to_string(from_rank) + " to rank " + std::to_string(to_rank) +
-                  ": there are " + std::to_string(world_size_) + " ranks");
+                  ": there are " + std::to_string(group.world_size()) + " ranks");
   }
   auto& queue = group.unmatched[{from_rank, to_rank}];
   const bool is_sender = side.source != nullptr;
@@ -149,8 +149,8 @@ std::shared_ptr<Round> World::arrive(Group& group, int rank, std::string_view ca
   if (slot == nullptr) {
     slot = std::make_shared<Round>();
     slot->call = call;
-    slot->contributions.resize(static_cast<std::size_t>(world_size_));
-    slot->duplicate = call == "duplicate" ? std::make_shared<Group>(world_size_) : nullptr;
+    slot->contributions.resize(static_cast<std::size_t>(group.world_size()));
+    slot->duplicate = call == "duplicate" ? std::make_shared<Group>(group.world_size()) : nullptr;
   }
   const std::shared_ptr<Round> round = slot;
   if (round->call != call) {
@@ -159,7 +159,7 @@ std::shared_ptr<Round> World::arrive(Group& group, int rank, std::string_view ca
                   std::string(round->call));
   }
   round->contributions[static_cast<std::size_t>(rank)] = std::move(contribution);
-  if (++round->arrived == world_size_) {
+  if (++round->arrived == group.world_size()) {
     group.open_rounds.erase(index);  // whoever still has to read it holds it
     changed_.notify_all();
   }
@@ -168,8 +168,15 @@ std::shared_ptr<Round> World::arrive(Group& group, int rank, std::string_view ca
 
 void World::await(const Round& round) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return has_failed() || round.arrived == world_size_; });
-  if (round.arrived < world_size_) throw_if_failed();
+  const int wanted = static_cast<int>(round.contributions.size());
+  changed_.wait(lock, [&] { return has_failed() || round.arrived == wanted; });
+  if (round.arrived < wanted) throw_if_failed();
+}
+
+std::shared_ptr<Group> World::first_ranks(Round& round, int count) {
+  const std::lock_guard lock(mutex_);
+  if (round.part == nullptr) round.part = std::make_shared<Group>(count);
+  return round.part;
 }
 
 }  // namespace ringscan::local

@@ -40,11 +40,15 @@ struct Round {
   std::vector<std::string> contributions;  ///< by rank
   int arrived = 0;
   std::shared_ptr<struct Group> duplicate;
+  std::shared_ptr<struct Group> part;  ///< of first_ranks, made by the first rank to ask for it
 };
 
-/// What the ranks' transports of one communicator share; a duplicate() has its own.
+/// What the ranks' transports of one communicator share; a duplicate() or a part of the ranks has its own.
 struct Group {
   explicit Group(int world_size) : next_round(static_cast<std::size_t>(world_size), 0) {}
+
+  /// Its ranks are the first ones of the world.
+  int world_size() const { return static_cast<int>(next_round.size()); }
 
   /// Messages that one side has started: (from, to) -> in start order, all of the same side.
   std::map<std::pair<int, int>, std::deque<std::shared_ptr<Message>>> unmatched;
@@ -56,10 +60,6 @@ struct Group {
 /// @throws Error(kFailure, "rank N failed") from every function but fail() and abandon(), once rank N has failed.
 class World {
  public:
-  explicit World(int world_size) : world_size_(world_size) {}
-
-  int world_size() const { return world_size_; }
-
   /// Ends every rank's calls. The first failure counts.
   void fail(int rank);
   /// The rank that failed first; -1: none.
@@ -81,6 +81,8 @@ class World {
   std::shared_ptr<Round> arrive(Group& group, int rank, std::string_view call, std::string contribution);
   /// Blocks until every rank has arrived; the round does not change any more then.
   void await(const Round& round);
+  /// The group that a round of first_ranks makes, the same for every rank that asks.
+  std::shared_ptr<Group> first_ranks(Round& round, int count);
 
  private:
   bool has_failed() const { return failed_rank_ >= 0; }
@@ -89,7 +91,6 @@ class World {
   void await_copies(std::unique_lock<std::mutex>& lock, const Messages& messages);
   std::shared_ptr<Message> post_side(Group& group, int from_rank, int to_rank, const Message& side);
 
-  const int world_size_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   int failed_rank_ = -1;

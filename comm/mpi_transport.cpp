@@ -214,6 +214,16 @@ class MpiTransport final : public Transport {
 
   std::unique_ptr<Transport> duplicate() override { return make_mpi_transport(communicator_, piece_bytes_); }
 
+  std::unique_ptr<Transport> first_ranks(int count) override {
+    assert(1 <= count && count <= world_size_);
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(communicator_, rank_ < count ? 0 : MPI_UNDEFINED, rank_, &part));
+    if (part == MPI_COMM_NULL) return nullptr;
+    auto transport = make_mpi_transport(part, piece_bytes_);
+    check(MPI_Comm_free(&part));
+    return transport;
+  }
+
  private:
   template <typename T>
   void reduce(std::span<T> values, MPI_Datatype type, ReduceOp op) {

@@ -71,6 +71,10 @@ class Transport : public RankGroup {
   /// A second, independent group of the same ranks, for another thread of each. Collective.
   virtual std::unique_ptr<Transport> duplicate() = 0;
 
+  /// A group of the first `count` ranks, numbered as here; null on the others, which take no part in what it does.
+  /// Collective over all of this. @pre 1 <= count <= world_size(), the same on all ranks.
+  virtual std::unique_ptr<Transport> first_ranks(int count) = 0;
+
   /// True where a second thread may use a duplicate() of this while the first uses this.
   virtual bool supports_threads() const = 0;
 

@@ -243,6 +243,31 @@ TEST_CASE("A duplicate keeps its traffic apart", "[transport]") {
   });
 }
 
+TEST_CASE("The first ranks are a group of their own", "[transport]") {
+  for_each_world([](Transport& transport) {
+    for (const int count : {1, 2, 3, 4, 7}) {
+      if (count > transport.world_size()) continue;
+      const std::unique_ptr<Transport> part = transport.first_ranks(count);
+      expect(transport, (part != nullptr) == (transport.rank() < count));
+      if (part == nullptr) continue;
+      expect(transport, part->rank() == transport.rank() && part->world_size() == count);
+      pass_all_the_way_round(*part, count, kShortBlock);
+      const std::int64_t sum = part->all_reduce(std::int64_t{1}, ReduceOp::kSum);
+      expect(transport, sum == count);
+      std::string text = part->rank() == count - 1 ? "last" : "";
+      part->broadcast(text, count - 1);
+      expect(transport, text == "last");
+      // Groups of a part, too.
+      const std::unique_ptr<Transport> again = part->duplicate();
+      const std::unique_ptr<Transport> smaller = part->first_ranks((count + 1) / 2);
+      expect(transport, again->world_size() == count);
+      expect(transport, (smaller != nullptr) == (part->rank() < (count + 1) / 2));
+      if (smaller != nullptr) pass_all_the_way_round(*smaller, count + 1, kShortBlock);
+    }
+    transport.barrier();
+  });
+}
+
 TEST_CASE("A duplicate serves a second thread", "[transport]") {
   for_each_world([](Transport& transport) {
     const std::unique_ptr<Transport> other = transport.duplicate();
