@@ -27,6 +27,11 @@ ALLOWED["tests"] = set(ALLOWED)
 RESTRICTED = {
     "MPI": (re.compile(r"mpi(-ext)?\.h"), re.compile(r"apps/main\.cpp|comm/mpi_\w+\.[ch]pp|src/io/.*")),
     "HDF5": (re.compile(r"hdf5\.h|H5\w*\.h"), re.compile(r"src/io/.*")),
+    "CUDA": (
+        re.compile(r"cuda\w*\.(h|hpp)|cuda/.*"),
+        re.compile(r"kernels/cuda/.*|comm/nccl_link\.hpp|tests/(kernels_cuda/.*|comm/test_nccl_transport\.cpp)"),
+    ),
+    "NCCL": (re.compile(r"nccl\.h"), re.compile(r"comm/nccl_link\.hpp")),
 }
 # A test may start MPI where it has a main() of its own.
 TEST_MAIN = re.compile(r"^int main\(", re.MULTILINE)
@@ -95,7 +100,9 @@ def violations(root):
             elif folder_of(target) != own and folder_of(target) not in ALLOWED[own]:
                 yield f'{path}: {own} may not include from {folder_of(target)} ("{name}")'
         if own in FREE_OF_RESTRICTED:
-            for library, (header, _) in RESTRICTED.items():
+            for library, (header, users) in RESTRICTED.items():
+                if users.fullmatch(path):
+                    continue
                 direct = {name for _, name, _ in includes}
                 if any(header.fullmatch(name) for name in tree.reached(path) - direct):
                     yield f"{path}: brings in {library} through what it includes"

@@ -14,6 +14,10 @@ RIGHT = {
     "src/io/file.hpp": '#include "core/error.hpp"\n',
     "comm/mpi_transport.cpp": '#include <mpi.h>\n#include "mechanism/band.hpp"\n',
     "kernels/cpu/attend.cpp": '#include "hwy/highway.h"\n#include "mechanism/band.hpp"\n',
+    "kernels/cuda/stream.hpp": "#include <cuda_runtime_api.h>\n",
+    "kernels/cuda/attend.cpp": '#include "kernels/cuda/stream.hpp"\n',
+    "comm/nccl_link.hpp": "#include <cuda_runtime_api.h>\n#include <nccl.h>\n",
+    "comm/nccl_link.cpp": '#include "comm/nccl_link.hpp"\n',
     "src/engine/run.cpp": '#include "io/file.hpp"\n',
     "apps/main.cpp": "#include <mpi.h>\n",
     "tests/support/main.cpp": "#include <mpi.h>\nint main() {}\n",
@@ -29,9 +33,13 @@ WRONG = [
     ("apps/run.cpp", "#include <H5Fpublic.h>"),
     ("tests/engine/test_run.cpp", "#include <hdf5.h>"),
     ("tests/comm/test_ring.cpp", "#include <mpi.h>"),
+    ("kernels/cpu/device.cpp", "#include <cuda_runtime.h>"),
+    ("src/engine/device.cpp", '#include "kernels/cuda/memory.hpp"'),
+    ("comm/nccl_transport.cpp", "#include <nccl.h>"),
     ("src/engine/lost.cpp", '#include "nowhere.hpp"'),
 ]
-BESIDE_WRONG = {"src/engine/run.hpp": "", "comm/ring.hpp": "", "kernels/kernels.hpp": "", "src/io/handle.hpp": "#include <hdf5.h>\n"}
+BESIDE_WRONG = {"src/engine/run.hpp": "", "comm/ring.hpp": "", "kernels/kernels.hpp": "", "src/io/handle.hpp": "#include <hdf5.h>\n",
+                "kernels/cuda/memory.hpp": "#include <cuda_runtime_api.h>\n"}
 
 
 def findings(files):

@@ -1,0 +1,212 @@
+#include "comm/nccl_link.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <thread>
+
+#include "core/error.hpp"
+
+namespace ringscan::nccl {
+
+namespace {
+
+/// Starting and ending wait for no rank's computing.
+constexpr double kStartLimitSeconds = 120;
+
+}  // namespace
+
+void check(cudaError_t status, const std::source_location& where) {
+  if (status == cudaSuccess) return;
+  throw failure(std::string("CUDA: ") + cudaGetErrorString(status) + " (" + where.function_name() + ")");
+}
+
+bool Event::is_reached() const {
+  const cudaError_t status = cudaEventQuery(event_);
+  if (status == cudaErrorNotReady) return false;
+  check(status);
+  return true;
+}
+
+Link::Link(Transport& control, const NcclOptions& options) : control_(control), options_(options) {
+  try {
+    run_collectively(control_, [&] { set_device(); });
+    std::string id_bytes(sizeof(ncclUniqueId), '\0');
+    run_collectively(control_, [&] {
+      if (control_.rank() != 0) return;
+      ncclUniqueId id;
+      require(ncclGetUniqueId(&id), "an id");
+      std::memcpy(id_bytes.data(), &id, sizeof id);
+    });
+    control_.broadcast(id_bytes, 0);
+    run_collectively(control_, [&] {
+      ncclUniqueId id;
+      std::memcpy(&id, id_bytes.data(), sizeof id);
+      ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+      config.blocking = 0;
+      require(ncclCommInitRankConfig(&communicator_, control_.world_size(), id, control_.rank(), &config), "starting");
+      await_state("starting");
+    });
+  } catch (...) {
+    end("NCCL did not start");
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    throw;
+  }
+}
+
+Link::~Link() {
+  try {
+    if (communicator_ != nullptr && std::uncaught_exceptions() == 0) {
+      require(ncclCommFinalize(communicator_), "ending");
+      await_state("ending");
+      ncclCommDestroy(communicator_);
+      communicator_ = nullptr;
+    }
+  } catch (...) {
+    // A destructor cannot throw; a communicator that does not end is ended by force.
+  }
+  end("NCCL has ended");
+  cudaStreamDestroy(stream_);
+}
+
+void Link::set_device() {
+  int devices = 0;
+  const bool is_there = cudaGetDeviceCount(&devices) == cudaSuccess && options_.device < devices;
+  if (!is_there || options_.device < 0) {
+    throw failure("rank " + std::to_string(control_.rank()) + " has no GPU " + std::to_string(options_.device) +
+                  ": found " + std::to_string(devices));
+  }
+  check(cudaSetDevice(options_.device));
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+/// True once the last call of NCCL has had its effect.
+bool Link::is_settled() {
+  ncclResult_t state = ncclSuccess;
+  require(ncclCommGetAsyncError(communicator_, &state), "asking for errors");
+  require(state, "passing on keys");
+  return state != ncclInProgress;
+}
+
+void Link::await_state(const char* what) {
+  const Stopwatch waited;
+  const double limit_seconds = std::min(kStartLimitSeconds, options_.hop_limit_seconds);
+  while (!is_settled()) {
+    if (waited.seconds() > limit_seconds) fail(std::string(what) + " took longer than the time limit");
+    std::this_thread::yield();
+  }
+}
+
+void Link::require(ncclResult_t result, const char* what) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  std::string reason = std::string(what) + ": " + ncclGetErrorString(result);
+  const char* detail = ncclGetLastError(communicator_);
+  if (detail != nullptr && *detail != '\0') reason += std::string(" (") + detail + ")";
+  fail(reason);
+}
+
+/// Where the other transport knows of a failed rank, nothing will come from there.
+void Link::require_peers() {
+  try {
+    control_.exchange(Transfer{}).wait();
+  } catch (const Error& error) {
+    end(error.what());
+    throw;
+  }
+}
+
+void Link::fail(const std::string& reason) {
+  end("NCCL: " + reason);
+  throw failure("NCCL: " + reason);
+}
+
+void Link::end(const std::string& reason) noexcept {
+  if (!end_reason_.empty()) return;
+  end_reason_ = reason;
+  if (communicator_ == nullptr) return;
+  // What NCCL has put on the stream may still wait for this rank's own work; that ends by itself, and no transfer may
+  // begin once the communicator's memory is gone.
+  cudaStreamSynchronize(options_.work_stream);
+  ncclCommAbort(communicator_);
+  communicator_ = nullptr;
+  cudaStreamSynchronize(stream_);
+  launching_.reset();
+}
+
+std::shared_ptr<Flight> Link::start(const Transfer& transfer) {
+  if (!end_reason_.empty()) throw failure(end_reason_);
+  while (launching_ != nullptr) {
+    finish_launch();
+    std::this_thread::yield();
+  }
+  auto flight = std::make_shared<Flight>();
+  flight->transfer = transfer;
+  launch(*flight);
+  launching_ = flight;
+  finish_launch();
+  return flight;
+}
+
+void Link::launch(Flight& flight) {
+  flight.begin.record(options_.work_stream);
+  check(cudaStreamWaitEvent(stream_, flight.begin.get(), 0));
+  flight.begin.record(stream_);
+  const Transfer& transfer = flight.transfer;
+  require(ncclGroupStart(), "passing on keys");
+  ncclResult_t sent = ncclSuccess, received = ncclSuccess;
+  if (transfer.to_rank >= 0) {
+    sent = ncclSend(transfer.send.data(), transfer.send.size(), ncclInt8, transfer.to_rank, communicator_, stream_);
+  }
+  if (transfer.from_rank >= 0) {
+    received = ncclRecv(transfer.receive.data(), transfer.receive.size(), ncclInt8, transfer.from_rank, communicator_,
+                        stream_);
+  }
+  const ncclResult_t grouped = ncclGroupEnd();  // whatever came before: an open group would swallow the end, too
+  require(sent, "sending");
+  require(received, "receiving");
+  require(grouped, "passing on keys");
+}
+
+/// The end of a transfer can be marked on the stream only once NCCL has put the transfer there.
+void Link::finish_launch() {
+  if (!is_settled()) {
+    require_peers();
+    require_in_time(*launching_);
+    return;
+  }
+  launching_->end.record(stream_);
+  launching_->is_launched = true;
+  launching_.reset();
+}
+
+void Link::require_in_time(const Flight& flight) {
+  if (flight.since_begin.seconds() <= options_.hop_limit_seconds) return;
+  const Transfer& transfer = flight.transfer;
+  std::string reason = "rank " + std::to_string(control_.rank());
+  if (transfer.to_rank >= 0) reason += ", sending to rank " + std::to_string(transfer.to_rank);
+  if (transfer.from_rank >= 0) reason += ", receiving from rank " + std::to_string(transfer.from_rank);
+  fail(reason + ": a transfer took longer than the time limit");
+}
+
+bool Link::poll(Flight& flight) {
+  if (flight.is_done) return true;
+  if (!end_reason_.empty()) throw failure(end_reason_);
+  if (launching_ != nullptr) finish_launch();
+  if (flight.is_launched && flight.end.is_reached()) {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, flight.begin.get(), flight.end.get()));
+    hop_seconds_ += 1e-3 * static_cast<double>(milliseconds);
+    flight.is_done = true;
+    return true;
+  }
+  is_settled();
+  require_peers();
+  if (!flight.has_begun) {
+    flight.has_begun = flight.begin.is_reached();
+    if (flight.has_begun) flight.since_begin = Stopwatch();
+  }
+  if (flight.has_begun) require_in_time(flight);
+  return false;
+}
+
+}  // namespace ringscan::nccl

@@ -1,0 +1,87 @@
+#pragma once
+// One NCCL communicator, its stream and the transfers under way on it.
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <memory>
+#include <source_location>
+#include <string>
+
+#include "comm/nccl_transport.hpp"
+#include "core/stopwatch.hpp"
+
+namespace ringscan::nccl {
+
+/// @throws Error(kFailure) with CUDA's text.
+void check(cudaError_t status, const std::source_location& where = std::source_location::current());
+
+/// Owns a CUDA event that takes the time.
+class Event {
+ public:
+  Event() { check(cudaEventCreate(&event_)); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream)); }
+  /// True once everything before its last record() is done.
+  bool is_reached() const;
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+/// One transfer under way.
+struct Flight {
+  Transfer transfer;
+  Event begin;  ///< this rank is ready for it
+  Event end;    ///< recorded once NCCL has put the transfer on the stream
+  bool has_begun = false;
+  bool is_launched = false;
+  bool is_done = false;
+  Stopwatch since_begin;
+};
+
+/// Calls of NCCL return at once (a communicator that does not block); its state is asked for until it says that a call
+/// has had its effect, for as long as the time limit allows.
+class Link {
+ public:
+  /// Collective over `control`.
+  Link(Transport& control, const NcclOptions& options);
+  /// Collective but where the communicator has ended.
+  ~Link();
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  /// Waits until NCCL has put the last transfer on the stream (which its peers' coming to it may take, the first time
+  /// they meet), not until that is done. @pre a side with a rank has bytes.
+  std::shared_ptr<Flight> start(const Transfer& transfer);
+  /// True once it is done. @throws Error(kFailure) where it, or any rank, has failed; the communicator has ended then.
+  bool poll(Flight& flight);
+  /// Ends the communicator, so that no transfer touches its buffers from now on. @throws nothing.
+  void end(const std::string& reason) noexcept;
+
+  double hop_seconds() const { return hop_seconds_; }
+
+ private:
+  void set_device();
+  void await_state(const char* what);
+  bool is_settled();
+  void require(ncclResult_t result, const char* what);
+  void require_peers();
+  [[noreturn]] void fail(const std::string& reason);
+  void launch(Flight& flight);
+  void finish_launch();
+  void require_in_time(const Flight& flight);
+
+  Transport& control_;
+  NcclOptions options_;
+  cudaStream_t stream_ = nullptr;
+  ncclComm_t communicator_ = nullptr;
+  std::string end_reason_;             // not empty: the communicator has ended
+  std::shared_ptr<Flight> launching_;  // the last one started, until it is on the stream
+  double hop_seconds_ = 0;
+};
+
+}  // namespace ringscan::nccl
