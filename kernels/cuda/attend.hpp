@@ -1,6 +1,7 @@
 #pragma once
 // A run of queries meets a run of keys on a Hopper GPU (sm_90a): softmax, cog and stick-breaking, forward, growing
-// windows too (task.max_deltas is device memory, then). All pointers but `slots` are device memory, all work is queued on the caller's stream, and nothing here waits for it.
+// windows too (task.max_deltas is device memory, then). All pointers but `slots` are device memory, all work is queued
+// on the caller's stream, and nothing here waits for it.
 
 #include <cuda_runtime_api.h>
 
@@ -15,7 +16,8 @@ namespace ringscan::cuda {
 struct DevicePartial {
   PartialShape shape;
   float* out = nullptr;  ///< [batch, slots, rows, v_dim], unnormalised
-  /// [batch, slots, rows]. Softmax: the maximum of z log2(e); cog: of |z| log2(e). Stick-breaking: log2 of what is left of the stick.
+  /// [batch, slots, rows]. Softmax: the maximum of z log2(e); cog: of |z| log2(e). Stick-breaking: log2 of what is left
+  /// of the stick.
   float* first = nullptr;
   float* sum = nullptr;  ///< softmax and cog: [batch, slots, rows], sum of 2^(z log2(e) - max)
 };

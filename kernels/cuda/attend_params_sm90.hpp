@@ -24,8 +24,8 @@ struct AttendParams {
   std::int64_t min_delta = 0;
   std::int64_t max_delta = 0;
   const std::int64_t* max_deltas = nullptr;  ///< [num_queries], or nullptr: max_delta alone
-  float scale_log2 = 0.0f;    ///< scale * log2(e)
-  float log2_epsilon = 0.0f;  ///< rows under this are done; -inf: never
+  float scale_log2 = 0.0f;                   ///< scale * log2(e)
+  float log2_epsilon = 0.0f;                 ///< rows under this are done; -inf: never
 
   // Carried partials, [batch, slot, row] and [batch, slot, row, head_dim].
   float* out = nullptr;

@@ -26,11 +26,9 @@ PortableParams score_params(const AttendTask& task) {
   const std::int64_t head_dim = task.q.shape[3];
   require(head_dim >= 1 && head_dim <= 256, "found head_dim " + std::to_string(head_dim) + ", wanted 1 .. 256");
   require(task.key_run.empty() || task.k.shape[3] == head_dim, "k must have q's head_dim");
-  require(task.q.shape[1] == task.query_run.size() &&
-              (task.key_run.empty() || task.k.shape[1] == task.key_run.size()),
+  require(task.q.shape[1] == task.query_run.size() && (task.key_run.empty() || task.k.shape[1] == task.key_run.size()),
           "views must be as long as their runs");
-  require(task.slots.size() <= kMaxSlots,
-          "found " + std::to_string(task.slots.size()) + " heads, wanted at most 256");
+  require(task.slots.size() <= kMaxSlots, "found " + std::to_string(task.slots.size()) + " heads, wanted at most 256");
   p.q = rows_in(task.q);
   p.k = rows_in(task.k);
   p.num_queries = task.query_run.size();
@@ -60,9 +58,9 @@ PortableParams attend_params(const DeviceAttend& launch, double epsilon, cudaStr
   p.v_dim = static_cast<int>(launch.partial.shape.v_dim);
   require(p.v_dim >= 0 && p.v_dim <= 256, "found v_dim " + std::to_string(p.v_dim) + ", wanted at most 256");
   if (p.v_dim > 0) p.v = rows_in(task.v);
-  require(p.v_dim == 0 || task.key_run.empty() ||
-              (task.v.shape[3] == p.v_dim && task.v.shape[1] == task.key_run.size()),
-          "v must have the partial's v_dim and be as long as its run");
+  require(
+      p.v_dim == 0 || task.key_run.empty() || (task.v.shape[3] == p.v_dim && task.v.shape[1] == task.key_run.size()),
+      "v must have the partial's v_dim and be as long as its run");
   p.log2_epsilon = epsilon > 0.0 ? static_cast<float>(std::log2(epsilon)) : -std::numeric_limits<float>::infinity();
   p.out = launch.partial.out;
   p.first = launch.partial.first;
@@ -118,8 +116,7 @@ void start_search(const AttendTask& sample, const std::int64_t* keys_kept, const
 void count(const AttendTask& task, const DeviceSearch& search, cudaStream_t stream) {
   count_keys(task, search, nullptr, stream);
 }
-void count_and_add(const AttendTask& task, const DeviceSearch& search, const DevicePartial& all,
-                   cudaStream_t stream) {
+void count_and_add(const AttendTask& task, const DeviceSearch& search, const DevicePartial& all, cudaStream_t stream) {
   count_keys(task, search, &all, stream);
 }
 

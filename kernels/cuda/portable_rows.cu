@@ -113,16 +113,6 @@ struct Place {
   }
 };
 
-__device__ void store_element(void* data, ElementType type, std::int64_t at, float x) {
-  if (type == ElementType::kFloat32) {
-    static_cast<float*>(data)[at] = x;
-  } else if (type == ElementType::kFloat16) {
-    static_cast<__half*>(data)[at] = __float2half_rn(x);
-  } else {
-    static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(x);
-  }
-}
-
 __global__ void finish_softmax_kernel(const __grid_constant__ FinishParams p) {
   for_each_row(p.block.count, [&](std::int64_t index, std::int64_t lane) {
     const Place place(p, index);

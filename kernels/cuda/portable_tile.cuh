@@ -30,6 +30,16 @@ __device__ inline float load_element(const void* data, ElementType type, std::in
   return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
 }
 
+__device__ inline void store_element(void* data, ElementType type, std::int64_t at, float x) {
+  if (type == ElementType::kFloat32) {
+    static_cast<float*>(data)[at] = x;
+  } else if (type == ElementType::kFloat16) {
+    static_cast<__half*>(data)[at] = __float2half_rn(x);
+  } else {
+    static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(x);
+  }
+}
+
 /// Rows [first, first + 64) of one head, a warp a row; zeros outside [0, count) and behind `dim`.
 __device__ inline void load_tile(float* to, int stride, const RowsIn& from, int batch, int head, std::int64_t first,
                                  std::int64_t count, int dim) {

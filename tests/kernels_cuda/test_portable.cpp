@@ -26,7 +26,7 @@ struct Case {
   TokenRun queries{0, -1};
   std::vector<std::int64_t> cuts = {0};  ///< descending: keys [cut, last cut), near first
   std::int64_t head_gap = 0, row_gap = 0;
-  bool joins = false;  ///< the first cut in a partial of its own
+  bool joins = false;   ///< the first cut in a partial of its own
   float q_step = 0.0f;  ///< q and k rounded to multiples: ties
   std::uint32_t seed = 1;
 };

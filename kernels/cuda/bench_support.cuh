@@ -1,0 +1,68 @@
+#pragma once
+// What the benches share: random input, device memory, times.
+
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "kernels/cuda/check.hpp"
+
+namespace ringscan::cuda::bench {
+
+/// Standard normal numbers, two a thread, from a hash of the place.
+static __global__ void fill_normal(std::uint32_t* pairs, std::int64_t count, bool bf16, std::uint64_t seed) {
+  const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
+    std::uint64_t x = (static_cast<std::uint64_t>(i) + seed) * 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    x ^= x >> 31;
+    const float u = (static_cast<float>(x >> 40) + 1.0f) * 0x1p-24f;
+    const float radius = sqrtf(-2.0f * logf(u));
+    const float angle = static_cast<float>(x & 0xFFFFFF) * 0x1p-24f * 6.2831853f;
+    const float a = radius * cosf(angle);
+    const float b = radius * sinf(angle);
+    std::uint32_t bits;
+    if (bf16) {
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
+    } else {
+      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(b), "f"(a));
+    }
+    pairs[i] = bits;
+  }
+}
+
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::int64_t bytes) { check(cudaMalloc(&data_, static_cast<std::size_t>(bytes))); }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+inline double median_ms(int repeats, const std::function<void()>& work) {
+  cudaEvent_t begin, end;
+  check(cudaEventCreate(&begin));
+  check(cudaEventCreate(&end));
+  for (int i = 0; i < 3; ++i) work();
+  std::vector<float> times;
+  for (int i = 0; i < repeats; ++i) {
+    check(cudaEventRecord(begin));
+    work();
+    check(cudaEventRecord(end));
+    check(cudaEventSynchronize(end));
+    float ms = 0.0f;
+    check(cudaEventElapsedTime(&ms, begin, end));
+    times.push_back(ms);
+  }
+  check(cudaEventDestroy(begin));
+  check(cudaEventDestroy(end));
+  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+  return static_cast<double>(times[static_cast<std::size_t>(repeats / 2)]);
+}
+
+}  // namespace ringscan::cuda::bench

@@ -1,0 +1,305 @@
+#pragma once
+// The selective scan. A block has some channels of one group, kLanes lanes each with four states, and a segment of the
+// tokens, which it walks in tiles: while one is computed, the next is on its way to registers. delta, after softplus,
+// and delta u are made once a channel and token, on the way to shared memory.
+//
+// Segments need not wait for each other: a block finds its state at the segment's begin by itself, backwards from
+// there, until what lies farther has decayed to nothing.
+
+#include "kernels/cuda/check.hpp"
+#include "kernels/cuda/portable_tile.cuh"
+#include "kernels/cuda/scan_params.hpp"
+#include "kernels/cuda/score_math.cuh"
+
+namespace ringscan::cuda {
+
+template <int kLanes, bool kPrecise>
+class ScanBlock {
+ public:
+  static constexpr int kStates = 4;  ///< of a lane
+  static constexpr int kWidth = kLanes * kStates;
+  static constexpr int kChannels = scan_channels(kLanes);
+  static constexpr int kParts = scan_parts(kLanes);                       ///< threads that stage a channel
+  static constexpr int kElements = kScanTokens / kParts;                  ///< (token, channel) pairs each stages
+  static constexpr int kGroupElements = kScanTokens * kWidth / kScanThreads;  ///< of B, and of C, each stages
+
+  struct Shared {
+    float2 delta[2][kScanTokens][kChannels];  ///< delta and delta u
+    float4 b[2][kScanTokens][kLanes];
+    float4 c[2][kScanTokens][kLanes];
+    float y[kScanTokens][kChannels + 1];
+  };
+
+  __device__ ScanBlock(const ScanParams& p, Shared& shared) : p_(p), shared_(shared) {
+    std::int64_t index = blockIdx.x;
+    const std::int64_t block = index % p.blocks_per_group;
+    index /= p.blocks_per_group;
+    group_ = p.first_group + index % p.num_groups;
+    index /= p.num_groups;
+    segment_ = p.num_segments - 1 - index % p.num_segments;
+    batch_ = index / p.num_segments;
+    const std::int64_t group_begin = group_ * p.channels_per_group - p.first_channel;
+    const std::int64_t first = group_begin + block * kChannels;
+    const std::int64_t end = min(p.channels, group_begin + p.channels_per_group);
+    const auto exists = [&](std::int64_t channel) { return channel >= 0 && channel < end; };
+    channel_ = first + threadIdx.x / kLanes;
+    exists_ = exists(channel_);
+    staged_ = first + threadIdx.x % kChannels;
+    stages_ = exists(staged_) && static_cast<int>(threadIdx.x) < kChannels * kParts;
+    bias_ = stages_ && p.delta_bias != nullptr ? p.delta_bias[staged_] : 0.0f;
+    d_ = stages_ && p.d != nullptr ? p.d[staged_] : 0.0f;
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) {
+      const bool has = exists_ && state_of(n) < p.d_state;
+      a_[n] = has ? p.a[channel_ * p.d_state + state_of(n)] * (kPrecise ? 1.0f : kLog2E) : 0.0f;
+      h_[n] = 0.0f;
+    }
+  }
+
+  __device__ void run() {
+    const std::int64_t begin = segment_ * p_.segment_tokens;
+    const std::int64_t end = min(p_.tokens, begin + p_.segment_tokens);
+    if (p_.y != nullptr) {
+      find_state(begin);
+      walk(begin, end);
+    } else {
+      if (segment_ == p_.num_segments - 1) find_state(p_.tokens);
+      if (p_.delta_parts != nullptr) sum_deltas(begin, end);
+    }
+    if (segment_ == p_.num_segments - 1 && p_.h_out != nullptr) store_state();
+  }
+
+ private:
+  __device__ int lane() const { return static_cast<int>(threadIdx.x % kLanes); }
+  __device__ int state_of(int n) const { return lane() * kStates + n; }
+  __device__ int own_channel() const { return static_cast<int>(threadIdx.x) / kLanes; }
+  /// The token of a tile that this thread stages as its i-th.
+  __device__ static int token_of(int i) { return static_cast<int>(threadIdx.x) / kChannels + kParts * i; }
+
+  __device__ static float power(float x) {  // e^x, or 2^x where a_ is in units of log 2
+    return kPrecise ? expf(x) : exp2_approx(x);
+  }
+  __device__ static float softplus(float x) {
+    if (x > 20.0f) return x;
+    if (kPrecise) return log1pf(expf(x));
+    const float power = exp2_approx(x * kLog2E);
+    const float series = power * fmaf(power, fmaf(power, 1.0f / 3.0f, -0.5f), 1.0f);
+    return power < 0x1p-5f ? series : log2_approx(1.0f + power) * kLn2;
+  }
+  __device__ static float silu(float x) {
+    return kPrecise ? x / (1.0f + expf(-x)) : x * reciprocal_approx(1.0f + exp2_approx(-x * kLog2E));
+  }
+
+  struct Staged {
+    float u[kElements], delta[kElements], z[kElements];
+    float b[kGroupElements], c[kGroupElements];
+  };
+
+  __device__ float load(const RowsIn& rows, std::int64_t token, std::int64_t at) const {
+    return portable::load_element(rows.data, rows.type, batch_ * rows.strides.batch + token * rows.strides.row + at);
+  }
+  /// Tokens [first, first + kScanTokens) into registers; those outside [0, tokens) leave the state as it is.
+  __device__ void fetch(Staged& to, std::int64_t first) const {
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const std::int64_t token = first + token_of(i);
+      const bool wanted = stages_ && token >= 0 && token < p_.tokens;
+      to.u[i] = wanted ? load(p_.u, token, staged_) : 0.0f;
+      to.delta[i] = wanted ? load(p_.delta, token, staged_) + bias_ : -INFINITY;
+      to.z[i] = wanted && p_.z.data != nullptr ? load(p_.z, token, staged_) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kGroupElements; ++i) {
+      const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
+      const std::int64_t token = first + element / kWidth;
+      const int state = element % kWidth;
+      const bool wanted = token >= 0 && token < p_.tokens && state < p_.d_state;
+      to.b[i] = wanted ? load(p_.b, token, group_ * p_.b.strides.head + state) : 0.0f;
+      to.c[i] = wanted ? load(p_.c, token, group_ * p_.c.strides.head + state) : 0.0f;
+    }
+  }
+  __device__ void stage(const Staged& from, int buffer) {
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const float delta = softplus(from.delta[i]);
+      delta_sum_ += delta;
+      if (static_cast<int>(threadIdx.x) < kChannels * kParts) {
+        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {delta, delta * from.u[i]};
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kGroupElements; ++i) {
+      const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
+      reinterpret_cast<float*>(shared_.b[buffer])[element] = from.b[i];
+      reinterpret_cast<float*>(shared_.c[buffer])[element] = from.c[i];
+    }
+  }
+
+  /// The state before token `end`: sum over s < end of e^(A (delta_(s+1) + ... + delta_(end-1))) delta_s B_s u_s.
+  __device__ void find_state(std::int64_t end) {
+    float since = 0.0f;  // sum of the deltas passed
+    Staged next;
+    for (std::int64_t first = end - kScanTokens; first > -kScanTokens; first -= kScanTokens) {
+      fetch(next, first);
+      __syncthreads();
+      stage(next, 0);
+      __syncthreads();
+      for (int t = kScanTokens - 1; t >= 0; --t) {
+        const float2 delta = shared_.delta[0][t][own_channel()];
+        const float4 b = shared_.b[0][t][lane()];
+        const float four[kStates] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) h_[n] = fmaf(power(a_[n] * since), delta.y * four[n], h_[n]);
+        since += delta.x;
+      }
+      bool forgotten = true;
+#pragma unroll
+      for (int n = 0; n < kStates; ++n) {
+        const bool has = exists_ && state_of(n) < p_.d_state;
+        forgotten = forgotten && (!has || a_[n] * since < -64.0f);
+      }
+      if (__syncthreads_and(forgotten)) return finish_search();
+    }
+    if (p_.h_in != nullptr && exists_) {
+#pragma unroll
+      for (int n = 0; n < kStates; ++n) {
+        if (state_of(n) < p_.d_state) {
+          h_[n] = fmaf(power(a_[n] * since), p_.h_in[(batch_ * p_.channels + channel_) * p_.d_state + state_of(n)], h_[n]);
+        }
+      }
+    }
+    finish_search();
+  }
+  __device__ void finish_search() {
+    delta_sum_ = 0.0f;
+    __syncthreads();
+  }
+
+  /// Output of the tokens [begin, end).
+  __device__ void walk(std::int64_t begin, std::int64_t end) {
+    Staged next;
+    float u[kElements], z[kElements];
+    fetch(next, begin);
+    stage(next, 0);
+    int buffer = 0;
+    for (std::int64_t first = begin; first < end; first += kScanTokens, buffer ^= 1) {
+#pragma unroll
+      for (int i = 0; i < kElements; ++i) {
+        u[i] = next.u[i];
+        z[i] = next.z[i];
+      }
+      __syncthreads();
+      const bool more = first + kScanTokens < end;
+      if (more) fetch(next, first + kScanTokens);
+      compute(buffer);
+      __syncthreads();
+      if (more) stage(next, buffer ^ 1);
+      store(u, z, first, end);
+    }
+    if (p_.delta_parts != nullptr) store_delta_sum();
+  }
+
+  /// Four tokens at a time, so that a quad's sums end one in each lane.
+  __device__ void compute(int buffer) {
+#pragma unroll 1
+    for (int first = 0; first < kScanTokens; first += 4) {
+      float y[4];
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        const float2 delta = shared_.delta[buffer][first + t][own_channel()];
+        const float4 b4 = shared_.b[buffer][first + t][lane()];
+        const float4 c4 = shared_.c[buffer][first + t][lane()];
+        const float b[kStates] = {b4.x, b4.y, b4.z, b4.w};
+        const float c[kStates] = {c4.x, c4.y, c4.z, c4.w};
+        y[t] = 0.0f;
+#pragma unroll
+        for (int n = 0; n < kStates; ++n) {
+          const float input = delta.y * b[n];
+          if constexpr (kPrecise) {
+            h_[n] += fmaf(h_[n], expm1f(delta.x * a_[n]), input);  // a factor near 1 would round alike each time
+          } else {
+            h_[n] = fmaf(h_[n], exp2_approx(delta.x * a_[n]), input);
+          }
+          y[t] = fmaf(c[n], h_[n], y[t]);
+        }
+      }
+      const float sum = sum_lanes(y);
+      if (lane() < 4) shared_.y[first + lane()][own_channel()] = sum;
+    }
+  }
+  /// y[t], summed over the channel's lanes, in lane t.
+  __device__ float sum_lanes(const float (&y)[4]) const {
+    const bool odd = lane() % 2 != 0;
+    const bool upper = lane() / 2 % 2 != 0;
+    const float first = (odd ? y[1] : y[0]) + quad_xor(odd ? y[0] : y[1], 1);
+    const float second = (odd ? y[3] : y[2]) + quad_xor(odd ? y[2] : y[3], 1);
+    float sum = (upper ? second : first) + quad_xor(upper ? first : second, 2);
+#pragma unroll
+    for (int distance = 4; distance < kLanes; distance *= 2) sum += quad_xor(sum, distance);
+    return sum;
+  }
+
+  __device__ void store(const float (&u)[kElements], const float (&z)[kElements], std::int64_t first,
+                        std::int64_t end) const {
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) {
+      const std::int64_t token = first + token_of(i);
+      if (!stages_ || token >= end) continue;
+      float y = fmaf(d_, u[i], shared_.y[token_of(i)][threadIdx.x % kChannels]);
+      if (p_.z.data != nullptr) y *= silu(z[i]);
+      portable::store_element(p_.y, p_.y_type, batch_ * p_.y_strides.batch + token * p_.y_strides.row + staged_, y);
+    }
+  }
+
+  __device__ void sum_deltas(std::int64_t begin, std::int64_t end) {
+    for (std::int64_t token = begin + threadIdx.x / kChannels; token < end && stages_; token += kParts) {
+      delta_sum_ += softplus(load(p_.delta, token, staged_) + bias_);
+    }
+    store_delta_sum();
+  }
+  __device__ void store_delta_sum() const {
+    if (!stages_) return;
+    const std::int64_t part = (batch_ * p_.num_segments + segment_) * kParts + threadIdx.x / kChannels;
+    p_.delta_parts[part * p_.channels + staged_] = delta_sum_;
+  }
+  __device__ void store_state() const {
+    if (!exists_) return;
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) {
+      if (state_of(n) < p_.d_state) p_.h_out[(batch_ * p_.channels + channel_) * p_.d_state + state_of(n)] = h_[n];
+    }
+  }
+
+  const ScanParams& p_;
+  Shared& shared_;
+  std::int64_t group_, segment_, batch_;
+  std::int64_t channel_;  ///< whose states this thread has
+  std::int64_t staged_;   ///< whose inputs it brings
+  bool exists_, stages_;
+  float bias_, d_;
+  float a_[kStates], h_[kStates];
+  float delta_sum_ = 0.0f;
+};
+
+template <int kLanes, bool kPrecise>
+__global__ void __launch_bounds__(kScanThreads, kPrecise ? 1 : 3) scan_kernel(const __grid_constant__ ScanParams p) {
+  using Block = ScanBlock<kLanes, kPrecise>;
+  __shared__ typename Block::Shared shared;
+  Block(p, shared).run();
+}
+
+template <bool kPrecise>
+void launch_scan(const ScanParams& p, cudaStream_t stream) {
+  const auto blocks = static_cast<unsigned>(p.blocks_per_group * p.num_groups * p.num_segments * p.batch);
+  const int lanes = scan_lanes(p.d_state);
+  if (lanes == 4) {
+    scan_kernel<4, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+  } else if (lanes == 16) {
+    scan_kernel<16, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+  } else {
+    scan_kernel<32, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+  }
+  check(cudaGetLastError());
+}
+
+}  // namespace ringscan::cuda

@@ -1,0 +1,9 @@
+#include "kernels/cuda/scan.cuh"
+
+namespace ringscan::cuda {
+
+void launch_scan_precise(const ScanParams& params, cudaStream_t stream) {
+  launch_scan<true>(params, stream);
+}
+
+}  // namespace ringscan::cuda
