@@ -126,7 +126,8 @@ class LinearBlock {
         if (row >= distance) c += other;
       }
       decay_[row] = c;
-      to_end_[row] = row < count ? expf(__shfl_sync(0xFFFFFFFFu, c, 31) - c) : 0.0f;
+      const float end = __shfl_sync(0xFFFFFFFFu, c, 31);
+      to_end_[row] = row < count ? expf(end - c) : 0.0f;
     }
   }
 
