@@ -79,6 +79,7 @@ class Consumer {
   __device__ std::int32_t walk_keys(const WorkItem& item, std::uint32_t count) {
     float s[kScores];
     float rescale[2] = {1.0f, 1.0f};
+    int unseen[2];
     std::uint32_t weights[kScores / 2];
     std::int32_t tile = item.first_tile + item.num_tiles - 1;
 
@@ -89,8 +90,8 @@ class Consumer {
     wgmma_wait<0>();
     pin(s);
     release(shared_.k_ring, k_at_);
-    const bool masked = mask(s, item, tile);
-    weights_.weigh(s, p_.scale_log2, masked, rescale);
+    mask(s, item, tile, unseen);
+    weights_.weigh(s, p_.scale_log2, unseen, rescale);
     rescale_out(rescale);
     pack(weights, s);
     bool done = row_states_done(count);
@@ -109,8 +110,8 @@ class Consumer {
       wgmma_wait<1>();
       pin(s);
       release(shared_.k_ring, k_at_);
-      const bool masked = mask(s, item, tile);
-      weights_.weigh(s, p_.scale_log2, masked, rescale);
+      mask(s, item, tile, unseen);
+      weights_.weigh(s, p_.scale_log2, unseen, rescale);
       wgmma_wait<0>();
       pin_out();
       release(shared_.v_ring, v_at_);
@@ -238,8 +239,9 @@ class Consumer {
     }
   }
 
-  /// Scores of keys that a row does not see become -inf; false where the rows see all keys.
-  __device__ bool mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile) const {
+  /// Scores of keys that a row does not see become kNotSeen; `unseen`: how many of the thread's, in each row.
+  __device__ void mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile, int (&unseen)[2]) const {
+    unseen[0] = unseen[1] = 0;
     const std::int64_t start = tile_start<Shape>(p_, tile);
     const std::int64_t begin = static_cast<std::int64_t>(tile) * Shape::kKeys - start;   // > 0 in a moved tile
     const std::int64_t delta = item.row + 64 * warpgroup_ + p_.query_minus_key - start;  // of the first row and key
@@ -248,7 +250,7 @@ class Consumer {
     const std::int64_t last_row = max(std::int64_t{0}, min(first_row + 63, p_.num_queries - 1));  // sees the fewest
     if (begin == 0 && end == Shape::kKeys && delta - p_.min_delta >= Shape::kKeys - 1 &&
         delta + (last_row - first_row) - reach(p_, last_row) <= 0) {
-      return false;
+      return;
     }
     constexpr int kRun = Shape::kKeys / 8;
 #pragma unroll
@@ -264,11 +266,12 @@ class Consumer {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int key = e * kRun + i / 4;
-          if (key < lane_first || key > lane_last) s[i + 2 * r + e] = -INFINITY;
+          if (key >= lane_first && key <= lane_last) continue;
+          s[i + 2 * r + e] = Weights::kNotSeen;
+          ++unseen[r];
         }
       }
     }
-    return true;
   }
 
   __device__ static void pack(std::uint32_t (&weights)[kScores / 2], const float (&s)[kScores]) {

@@ -40,6 +40,19 @@ __device__ inline void store_element(void* data, ElementType type, std::int64_t 
   }
 }
 
+/// An element as it lies in memory, to be looked at later: nothing waits for it yet. `Raw` of 16 bits: no float32.
+template <typename Raw>
+__device__ Raw load_raw(const void* data, ElementType type, std::int64_t at) {
+  if (sizeof(Raw) == 4 && type == ElementType::kFloat32) return static_cast<const Raw*>(data)[at];
+  return static_cast<const std::uint16_t*>(data)[at];
+}
+template <typename Raw>
+__device__ float to_float(Raw raw, ElementType type) {
+  if (sizeof(Raw) == 4 && type == ElementType::kFloat32) return __uint_as_float(raw);
+  const float wide = __uint_as_float(static_cast<std::uint32_t>(raw) << 16);
+  return type == ElementType::kFloat16 ? __half2float(__ushort_as_half(static_cast<unsigned short>(raw))) : wide;
+}
+
 /// Rows [first, first + 64) of one head, a warp a row; zeros outside [0, count) and behind `dim`.
 __device__ inline void load_tile(float* to, int stride, const RowsIn& from, int batch, int head, std::int64_t first,
                                  std::int64_t count, int dim) {

@@ -90,48 +90,57 @@ class ScanBlock {
     return kPrecise ? x / (1.0f + expf(-x)) : x * reciprocal_approx(1.0f + exp2_approx(-x * kLog2E));
   }
 
+  using Raw = std::conditional_t<kPrecise, std::uint32_t, std::uint16_t>;
+
+  /// Elements on their way to shared memory, as they were read: nothing waits for one before it is staged.
   struct Staged {
-    float u[kElements], delta[kElements], z[kElements];
-    float b[kGroupElements], c[kGroupElements];
+    Raw u[kElements], delta[kElements], z[kElements];
+    Raw b[kGroupElements], c[kGroupElements];
+    std::int64_t first;  ///< token
   };
 
-  __device__ float load(const RowsIn& rows, std::int64_t token, std::int64_t at) const {
-    return portable::load_element(rows.data, rows.type, batch_ * rows.strides.batch + token * rows.strides.row + at);
+  __device__ Raw load(const RowsIn& rows, std::int64_t token, std::int64_t at) const {
+    return portable::load_raw<Raw>(rows.data, rows.type,
+                                   batch_ * rows.strides.batch + token * rows.strides.row + at);
   }
+  __device__ bool has_token(std::int64_t token) const { return token >= 0 && token < p_.tokens; }
   /// Tokens [first, first + kScanTokens) into registers; those outside [0, tokens) leave the state as it is.
   __device__ void fetch(Staged& to, std::int64_t first) const {
+    to.first = first;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       const std::int64_t token = first + token_of(i);
-      const bool wanted = stages_ && token >= 0 && token < p_.tokens;
-      to.u[i] = wanted ? load(p_.u, token, staged_) : 0.0f;
-      to.delta[i] = wanted ? load(p_.delta, token, staged_) + bias_ : -INFINITY;
-      to.z[i] = wanted && p_.z.data != nullptr ? load(p_.z, token, staged_) : 0.0f;
+      const bool wanted = stages_ && has_token(token);
+      to.u[i] = wanted ? load(p_.u, token, staged_) : Raw{0};
+      to.delta[i] = wanted ? load(p_.delta, token, staged_) : Raw{0};
+      to.z[i] = wanted && p_.z.data != nullptr ? load(p_.z, token, staged_) : Raw{0};
     }
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
       const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
       const std::int64_t token = first + element / kWidth;
       const int state = element % kWidth;
-      const bool wanted = token >= 0 && token < p_.tokens && state < p_.d_state;
-      to.b[i] = wanted ? load(p_.b, token, group_ * p_.b.strides.head + state) : 0.0f;
-      to.c[i] = wanted ? load(p_.c, token, group_ * p_.c.strides.head + state) : 0.0f;
+      const bool wanted = has_token(token) && state < p_.d_state;
+      to.b[i] = wanted ? load(p_.b, token, group_ * p_.b.strides.head + state) : Raw{0};
+      to.c[i] = wanted ? load(p_.c, token, group_ * p_.c.strides.head + state) : Raw{0};
     }
   }
   __device__ void stage(const Staged& from, int buffer) {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const float delta = softplus(from.delta[i]);
+      const bool exists = stages_ && has_token(from.first + token_of(i));
+      const float delta = exists ? softplus(portable::to_float(from.delta[i], p_.delta.type) + bias_) : 0.0f;
       delta_sum_ += delta;
       if (static_cast<int>(threadIdx.x) < kChannels * kParts) {
-        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {delta, delta * from.u[i]};
+        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {
+            delta, delta * portable::to_float(from.u[i], p_.u.type)};
       }
     }
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
       const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
-      reinterpret_cast<float*>(shared_.b[buffer])[element] = from.b[i];
-      reinterpret_cast<float*>(shared_.c[buffer])[element] = from.c[i];
+      reinterpret_cast<float*>(shared_.b[buffer])[element] = portable::to_float(from.b[i], p_.b.type);
+      reinterpret_cast<float*>(shared_.c[buffer])[element] = portable::to_float(from.c[i], p_.c.type);
     }
   }
 
@@ -178,7 +187,7 @@ class ScanBlock {
   /// Output of the tokens [begin, end).
   __device__ void walk(std::int64_t begin, std::int64_t end) {
     Staged next;
-    float u[kElements], z[kElements];
+    Raw u[kElements], z[kElements];
     fetch(next, begin);
     stage(next, 0);
     int buffer = 0;
@@ -239,21 +248,31 @@ class ScanBlock {
     return sum;
   }
 
-  __device__ void store(const float (&u)[kElements], const float (&z)[kElements], std::int64_t first,
+  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first,
                         std::int64_t end) const {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       const std::int64_t token = first + token_of(i);
       if (!stages_ || token >= end) continue;
-      float y = fmaf(d_, u[i], shared_.y[token_of(i)][threadIdx.x % kChannels]);
-      if (p_.z.data != nullptr) y *= silu(z[i]);
+      float y = fmaf(d_, portable::to_float(u[i], p_.u.type), shared_.y[token_of(i)][threadIdx.x % kChannels]);
+      if (p_.z.data != nullptr) y *= silu(portable::to_float(z[i], p_.z.type));
       portable::store_element(p_.y, p_.y_type, batch_ * p_.y_strides.batch + token * p_.y_strides.row + staged_, y);
     }
   }
 
   __device__ void sum_deltas(std::int64_t begin, std::int64_t end) {
-    for (std::int64_t token = begin + threadIdx.x / kChannels; token < end && stages_; token += kParts) {
-      delta_sum_ += softplus(load(p_.delta, token, staged_) + bias_);
+    constexpr int kAtOnce = 8;
+    for (std::int64_t token = begin + threadIdx.x / kChannels; token < end && stages_; token += kAtOnce * kParts) {
+      Raw raw[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        raw[i] = token + i * kParts < end ? load(p_.delta, token + i * kParts, staged_) : Raw{0};
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float delta = softplus(portable::to_float(raw[i], p_.delta.type) + bias_);
+        delta_sum_ += token + i * kParts < end ? delta : 0.0f;
+      }
     }
     store_delta_sum();
   }

@@ -11,6 +11,7 @@ class SoftmaxWeights {
  public:
   static constexpr int kLift = kLift_;
   static constexpr bool kStopsEarly = false;
+  static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kRescales = true;
 
   __device__ void begin(int r) {
@@ -24,7 +25,7 @@ class SoftmaxWeights {
 
   /// Scores become weights; out has to be multiplied by `rescale` before they are added.
   template <int kSize>
-  __device__ void weigh(float (&s)[kSize], float scale_log2, bool, float (&rescale)[2]) {
+  __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&)[2], float (&rescale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float tile_max = s[2 * r];

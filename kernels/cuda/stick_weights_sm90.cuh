@@ -17,13 +17,14 @@ class StickWeights {
  public:
   static constexpr int kLift = kLift_;
   static constexpr bool kStopsEarly = true;
+  static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kRescales = false;
 
   __device__ void begin(int r) { log2_stick_[r] = 0.0f; }
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }
 
   template <int kSize>
-  __device__ void weigh(float (&s)[kSize], float scale_log2, bool, float (&)[2]) {
+  __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&)[2], float (&)[2]) {
     constexpr int kGroups = kSize / 4 / kGroup;
     float group_stick[2][2][kGroups];
     Run run[2][2];  // nvcc 13.0 would give default member initialisers to run[0] alone
