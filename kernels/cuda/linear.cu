@@ -18,9 +18,9 @@ std::int64_t state_floats(const LinearShape& shape) {
   return shape.head_dim * shape.v_dim + (shape.has_normalizer ? shape.head_dim : 0);
 }
 
-/// About one block of each multiprocessor of a large device; segments no shorter than 1024 tokens.
+/// About two blocks of each multiprocessor of a large device; segments no shorter than 1024 tokens.
 LinearSegments cut(const LinearShape& shape, std::int64_t tokens, void* workspace) {
-  constexpr std::int64_t kBlocksWanted = 132;
+  constexpr std::int64_t kBlocksWanted = 264;
   constexpr std::int64_t kLeastTokens = 1024;
   constexpr std::int64_t kMultiple = 128;
   LinearSegments segments;
@@ -75,6 +75,15 @@ LinearDeviceParams make_params(const LinearTask& task, const LinearParams& param
     p.head_log_decay[i] = params.decay == Decay::kHead ? static_cast<float>(task.head_log_decay[i]) : 0.0f;
   }
   return p;
+}
+
+void launch(const LinearDeviceParams& p, bool output, cudaStream_t stream) {
+  if (p.batch * p.num_slots == 0) return;
+  if (takes_linear_bf16(p, output)) {
+    launch_linear_bf16(p, output, stream);
+  } else {
+    launch_linear_portable(p, output, stream);
+  }
 }
 
 struct CarryTask {
@@ -153,7 +162,7 @@ std::size_t linear_workspace_bytes(const LinearShape& shape, std::int64_t tokens
 void linear_summarize(const LinearTask& task, const LinearParams& params, const LinearShape& shape, void* workspace,
                       cudaStream_t stream) {
   const LinearDeviceParams p = make_params(task, params, shape, workspace);
-  if (p.batch * p.num_slots > 0) launch_linear_portable(p, false, stream);
+  launch(p, false, stream);
 }
 
 void linear_carry(const LinearShape& shape, std::int64_t tokens, void* workspace, const DeviceLinearState& from,
@@ -180,7 +189,7 @@ void linear_output(const LinearTask& task, const LinearParams& params, const Lin
   require(task.q.shape[3] == shape.head_dim && task.o.data != nullptr && task.o.shape[3] == shape.v_dim,
           "q and o must have the state's widths");
   const LinearDeviceParams p = make_params(task, params, shape, workspace);
-  if (p.batch * p.num_slots > 0) launch_linear_portable(p, true, stream);
+  launch(p, true, stream);
 }
 
 void linear_join(const DeviceLinearState& near, const DeviceLinearState& far, cudaStream_t stream) {

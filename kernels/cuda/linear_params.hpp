@@ -42,6 +42,9 @@ struct LinearDeviceParams {
   float head_log_decay[kMaxSlots];
 };
 
+/// Whether the tensor cores take it: bfloat16 in 16-byte pieces, at most 128 by 128, no normaliser.
+bool takes_linear_bf16(const LinearDeviceParams& params, bool output);
+void launch_linear_bf16(const LinearDeviceParams& params, bool output, cudaStream_t stream);
 void launch_linear_portable(const LinearDeviceParams& params, bool output, cudaStream_t stream);
 
 }  // namespace ringscan::cuda
