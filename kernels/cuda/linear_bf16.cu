@@ -1,26 +1,18 @@
 // Linear attention of bfloat16 on the tensor cores, without a normaliser: a block has a segment of one head, at most 128
 // by 128, and walks chunks of 64 tokens. The formulas are those of linear_portable.cu. The state is fp32 in registers,
 // 16 rows a warp, and goes to shared memory rounded, for Q S.
-//
-// Which elements of a fragment a thread has is not specified: it is read off a matrix of indices.
 #include <cuda_pipeline_primitives.h>
-#include <mma.h>
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/linear_params.hpp"
+#include "kernels/cuda/mma_bf16.cuh"
 #include "kernels/cuda/portable_tile.cuh"
 
 namespace ringscan::cuda {
 namespace {
 
-namespace wmma = nvcuda::wmma;
-
 using Bf16 = __nv_bfloat16;
-using Sums = wmma::fragment<wmma::accumulator, 16, 16, 16, float>;
-template <typename Layout>
-using Left = wmma::fragment<wmma::matrix_a, 16, 16, 16, Bf16, Layout>;
-template <typename Layout>
-using Right = wmma::fragment<wmma::matrix_b, 16, 16, 16, Bf16, Layout>;
+using Sums = MmaSums;
 
 constexpr int kChunk = 64;
 constexpr int kDim = 128;
@@ -35,7 +27,6 @@ struct Shared {
   alignas(32) Bf16 q[kChunk][kStride];        ///< then rows of o
   alignas(32) Bf16 pairs[kChunk][kPairStride];
   alignas(32) Bf16 s[kDim][kStride];
-  alignas(32) float indices[16][16];
   float decay[kChunk];   ///< c, the sum of the log decays since before the chunk
   float from_begin[kChunk];  ///< e^c
   float to_end[kChunk];      ///< e^(c_end - c); 0 behind the run
@@ -49,14 +40,6 @@ class ChunkWalk {
     stream_ = blockIdx.x / p.segments.count;
     slot_ = static_cast<int>(stream_ % p.num_slots);
     batch_ = stream_ / p.num_slots;
-    shared_.indices[threadIdx.x / 16][threadIdx.x % 16] = static_cast<float>(threadIdx.x);
-    __syncthreads();
-    Sums indices;
-    wmma::load_matrix_sync(indices, &shared_.indices[0][0], 16, wmma::mem_row_major);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      place_[i] = static_cast<int>(indices.x[i]);
-    }
   }
 
   __device__ void run() {
@@ -97,8 +80,8 @@ class ChunkWalk {
 
  private:
   __device__ static int warp() { return static_cast<int>(threadIdx.x / 32); }
-  __device__ int row_of(int i) const { return place_[i] / 16; }
-  __device__ int column_of(int i) const { return place_[i] % 16; }
+  __device__ static int row_of(int i) { return Sums::row_of(i); }
+  __device__ static int column_of(int i) { return Sums::column_of(i); }
   __device__ std::int64_t summary() const { return stream_ * p_.segments.count + segment_; }
 
   __device__ void begin_state() {
@@ -115,12 +98,16 @@ class ChunkWalk {
     }
     if (kOutput) share_state();
   }
+  __device__ static void store_pair(Bf16* to, float a, float b) {
+    *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(a, b);
+  }
   __device__ void share_state() {
 #pragma unroll
     for (int block = 0; block < kDim / 16; ++block) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        shared_.s[16 * warp() + row_of(i)][16 * block + column_of(i)] = __float2bfloat16_rn(state_[block].x[i]);
+      for (int i = 0; i < 8; i += 2) {
+        store_pair(&shared_.s[16 * warp() + row_of(i)][16 * block + column_of(i)], state_[block].x[i],
+                   state_[block].x[i + 1]);
       }
     }
   }
@@ -208,17 +195,15 @@ class ChunkWalk {
     const int first = warp() / 4 * 2;
     if (first > rows) return;
     Sums sums[2];
-    wmma::fill_fragment(sums[0], 0.0f);
-    wmma::fill_fragment(sums[1], 0.0f);
+    sums[0].clear();
+    sums[1].clear();
 #pragma unroll
     for (int d = 0; d < kDim; d += 16) {
-      Left<wmma::row_major> q;
-      wmma::load_matrix_sync(q, &shared_.q[16 * rows][d], kStride);
+      const MmaOperand q = load_a<kStride>(&shared_.q[16 * rows][d]);
 #pragma unroll
       for (int block = 0; block < 2; ++block) {
-        Right<wmma::col_major> k;
-        wmma::load_matrix_sync(k, &shared_.k[16 * (first + block)][d], kStride);
-        wmma::mma_sync(sums[block], q, k, sums[block]);
+        const MmaOperand k = load_b_of_columns<kStride>(&shared_.k[16 * (first + block)][d]);
+        multiply_add(sums[block], q, k);
       }
     }
 #pragma unroll
@@ -238,16 +223,14 @@ class ChunkWalk {
     const int rows = warp() % 4;
     const int first = warp() / 4 * 64;
 #pragma unroll
-    for (int block = 0; block < 4; ++block) wmma::fill_fragment(out[block], 0.0f);
+    for (int block = 0; block < 4; ++block) out[block].clear();
 #pragma unroll
     for (int d = 0; d < kDim; d += 16) {
-      Left<wmma::row_major> q;
-      wmma::load_matrix_sync(q, &shared_.q[16 * rows][d], kStride);
+      const MmaOperand q = load_a<kStride>(&shared_.q[16 * rows][d]);
 #pragma unroll
       for (int block = 0; block < 4; ++block) {
-        Right<wmma::row_major> s;
-        wmma::load_matrix_sync(s, &shared_.s[d][first + 16 * block], kStride);
-        wmma::mma_sync(out[block], q, s, out[block]);
+        const MmaOperand s = load_b<kStride>(&shared_.s[d][first + 16 * block]);
+        multiply_add(out[block], q, s);
       }
     }
 #pragma unroll
@@ -262,13 +245,11 @@ class ChunkWalk {
     const int rows = warp() % 4;
     const int first = warp() / 4 * 64;
     for (int key = 0; key <= 16 * rows; key += 16) {
-      Left<wmma::row_major> pairs;
-      wmma::load_matrix_sync(pairs, &shared_.pairs[16 * rows][key], kPairStride);
+      const MmaOperand pairs = load_a<kPairStride>(&shared_.pairs[16 * rows][key]);
 #pragma unroll
       for (int block = 0; block < 4; ++block) {
-        Right<wmma::row_major> v;
-        wmma::load_matrix_sync(v, &shared_.v[key][first + 16 * block], kStride);
-        wmma::mma_sync(out[block], pairs, v, out[block]);
+        const MmaOperand v = load_b<kStride>(&shared_.v[key][first + 16 * block]);
+        multiply_add(out[block], pairs, v);
       }
     }
   }
@@ -282,13 +263,11 @@ class ChunkWalk {
     }
 #pragma unroll
     for (int token = 0; token < kChunk; token += 16) {
-      Left<wmma::col_major> k;
-      wmma::load_matrix_sync(k, &shared_.k[token][16 * warp()], kStride);
+      const MmaOperand k = load_a_of_columns<kStride>(&shared_.k[token][16 * warp()]);
 #pragma unroll
       for (int block = 0; block < kDim / 16; ++block) {
-        Right<wmma::row_major> v;
-        wmma::load_matrix_sync(v, &shared_.decayed[token][16 * block], kStride);
-        wmma::mma_sync(state_[block], k, v, state_[block]);
+        const MmaOperand v = load_b<kStride>(&shared_.decayed[token][16 * block]);
+        multiply_add(state_[block], k, v);
       }
     }
   }
@@ -298,9 +277,9 @@ class ChunkWalk {
 #pragma unroll
     for (int block = 0; block < 4; ++block) {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        shared_.q[16 * (warp() % 4) + row_of(i)][warp() / 4 * 64 + 16 * block + column_of(i)] =
-            __float2bfloat16_rn(out[block].x[i] * p_.scale);
+      for (int i = 0; i < 8; i += 2) {
+        store_pair(&shared_.q[16 * (warp() % 4) + row_of(i)][warp() / 4 * 64 + 16 * block + column_of(i)],
+                   out[block].x[i] * p_.scale, out[block].x[i + 1] * p_.scale);
       }
     }
   }
@@ -335,7 +314,6 @@ class ChunkWalk {
   Shared& shared_;
   std::int64_t segment_, stream_, batch_;
   int slot_;
-  int place_[8];  ///< 16 row + column of a fragment's elements
   Sums state_[kDim / 16];
 };
 

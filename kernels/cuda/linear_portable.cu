@@ -35,7 +35,8 @@ class LinearBlock {
     n_ = s_ + layout_.dim * kValueStride;
     decay_ = n_ + layout_.dim;       // c
     to_end_ = decay_ + kChunk;       // e^(c_end - c)
-    normalizer_ = to_end_ + kChunk;  // of a row: 1 / (scale <q, n> + 1e-10)
+    decay_low_ = to_end_ + kChunk;   // what rounding took from c
+    normalizer_ = decay_low_ + kChunk;  // of a row: 1 / (scale <q, n> + 1e-10)
     std::int64_t index = blockIdx.x;
     const std::int64_t column_blocks = (p.v_dim + kColumns - 1) / kColumns;
     first_column_ = static_cast<int>(index % column_blocks) * kColumns;
@@ -111,23 +112,24 @@ class LinearBlock {
     load_rows(v_, kValueStride, kColumns, p_.v, kv_head, token, count, first_column_, p_.v_dim, false);
     if (threadIdx.x < 32) {
       const int row = static_cast<int>(threadIdx.x);
-      float c = 0.0f;
+      double c = 0.0;  // differences of sums count, so that the sums need more digits than they have
       if (row < count && p_.log_decay.data != nullptr) {
         const RowsIn& from = p_.log_decay;
-        c = portable::load_element(from.data, from.type,
-                                   batch_ * from.strides.batch + (token + row) * from.strides.row +
-                                       p_.decay_column[slot_] * from.strides.head);
+        c = static_cast<double>(portable::load_element(
+            from.data, from.type,
+            batch_ * from.strides.batch + (token + row) * from.strides.row + p_.decay_column[slot_] * from.strides.head));
       } else if (row < count) {
-        c = p_.head_log_decay[slot_];
+        c = static_cast<double>(p_.head_log_decay[slot_]);
       }
 #pragma unroll
       for (int distance = 1; distance < 32; distance *= 2) {
-        const float other = __shfl_up_sync(0xFFFFFFFFu, c, static_cast<unsigned>(distance));
+        const double other = __shfl_up_sync(0xFFFFFFFFu, c, static_cast<unsigned>(distance));
         if (row >= distance) c += other;
       }
-      decay_[row] = c;
-      const float end = __shfl_sync(0xFFFFFFFFu, c, 31);
-      to_end_[row] = row < count ? expf(end - c) : 0.0f;
+      const double end = __shfl_sync(0xFFFFFFFFu, c, 31);
+      decay_[row] = static_cast<float>(c);
+      decay_low_[row] = static_cast<float>(c - static_cast<double>(decay_[row]));
+      to_end_[row] = row < count ? expf(static_cast<float>(end - c)) : 0.0f;
     }
   }
 
@@ -152,7 +154,7 @@ class LinearBlock {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int key = tx() + 16 * j;
-        const float weight = key <= row ? x[i][j] * expf(decay_[row] - decay_[key]) : 0.0f;
+        const float weight = key <= row ? x[i][j] * expf((decay_[row] - decay_[key]) + (decay_low_[row] - decay_low_[key])) : 0.0f;
         pairs_[row * kPairStride + key] = weight;
         sum += weight;
       }
@@ -260,7 +262,7 @@ class LinearBlock {
 
   const LinearDeviceParams& p_;
   Layout layout_;
-  float *q_, *k_, *v_, *pairs_, *s_, *n_, *decay_, *to_end_, *normalizer_;
+  float *q_, *k_, *v_, *pairs_, *s_, *n_, *decay_, *to_end_, *decay_low_, *normalizer_;
   int first_column_, slot_;
   std::int64_t segment_, stream_, batch_;
 };
