@@ -40,12 +40,7 @@ __device__ inline void store_element(void* data, ElementType type, std::int64_t 
   }
 }
 
-/// An element as it lies in memory, to be looked at later: nothing waits for it yet. `Raw` of 16 bits: no float32.
-template <typename Raw>
-__device__ Raw load_raw(const void* data, ElementType type, std::int64_t at) {
-  if (sizeof(Raw) == 4 && type == ElementType::kFloat32) return static_cast<const Raw*>(data)[at];
-  return static_cast<const std::uint16_t*>(data)[at];
-}
+/// An element as it lies in memory; of 16 bits where none is float32.
 template <typename Raw>
 __device__ float to_float(Raw raw, ElementType type) {
   if (sizeof(Raw) == 4 && type == ElementType::kFloat32) return __uint_as_float(raw);

@@ -27,7 +27,7 @@ class ScanBlock {
     float2 delta[2][kScanTokens][kChannels];  ///< delta and delta u
     float4 b[2][kScanTokens][kLanes];
     float4 c[2][kScanTokens][kLanes];
-    float y[kScanTokens][kChannels + 1];
+    float y[kScanTokens][kChannels + 8];
   };
 
   __device__ ScanBlock(const ScanParams& p, Shared& shared) : p_(p), shared_(shared) {
@@ -46,6 +46,11 @@ class ScanBlock {
     exists_ = exists(channel_);
     staged_ = first + threadIdx.x % kChannels;
     stages_ = exists(staged_) && static_cast<int>(threadIdx.x) < kChannels * kParts;
+    u_ = Source(p.u, batch_, staged_);
+    delta_ = Source(p.delta, batch_, staged_);
+    z_ = Source(p.z, batch_, staged_);
+    b_ = Source(p.b, batch_, group_ * p.b.strides.head + threadIdx.x % kWidth);
+    c_ = Source(p.c, batch_, group_ * p.c.strides.head + threadIdx.x % kWidth);
     bias_ = stages_ && p.delta_bias != nullptr ? p.delta_bias[staged_] : 0.0f;
     d_ = stages_ && p.d != nullptr ? p.d[staged_] : 0.0f;
 #pragma unroll
@@ -99,36 +104,63 @@ class ScanBlock {
     std::int64_t first;  ///< token
   };
 
-  __device__ Raw load(const RowsIn& rows, std::int64_t token, std::int64_t at) const {
-    return portable::load_raw<Raw>(rows.data, rows.type,
-                                   batch_ * rows.strides.batch + token * rows.strides.row + at);
-  }
+  /// What a thread reads of one input: an element of each token, or of each but some.
+  struct Source {
+    const std::byte* first_token;
+    std::int64_t row_bytes;
+    bool wide;  ///< float32
+
+    Source() = default;
+    __device__ Source(const RowsIn& rows, std::int64_t batch, std::int64_t at)
+        : row_bytes(rows.strides.row * bytes_of(rows)), wide(rows.type == ElementType::kFloat32) {
+      first_token = static_cast<const std::byte*>(rows.data) + (batch * rows.strides.batch + at) * bytes_of(rows);
+    }
+    __device__ static std::int64_t bytes_of(const RowsIn& rows) { return rows.type == ElementType::kFloat32 ? 4 : 2; }
+    __device__ const std::byte* token(std::int64_t index) const { return first_token + index * row_bytes; }
+    __device__ Raw load(const std::byte* at) const {
+      if (kPrecise && wide) return *reinterpret_cast<const Raw*>(at);
+      return *reinterpret_cast<const std::uint16_t*>(at);
+    }
+  };
   __device__ bool has_token(std::int64_t token) const { return token >= 0 && token < p_.tokens; }
   /// Tokens [first, first + kScanTokens) into registers; those outside [0, tokens) leave the state as it is.
   __device__ void fetch(Staged& to, std::int64_t first) const {
     to.first = first;
+    const bool whole = first >= 0 && first + kScanTokens <= p_.tokens;
+    const bool has_z = p_.z.data != nullptr;
+    const std::byte* u = u_.token(first + token_of(0));
+    const std::byte* delta = delta_.token(first + token_of(0));
+    const std::byte* z = z_.token(first + token_of(0));
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const std::int64_t token = first + token_of(i);
-      const bool wanted = stages_ && has_token(token);
-      to.u[i] = wanted ? load(p_.u, token, staged_) : Raw{0};
-      to.delta[i] = wanted ? load(p_.delta, token, staged_) : Raw{0};
-      to.z[i] = wanted && p_.z.data != nullptr ? load(p_.z, token, staged_) : Raw{0};
+      const bool wanted = stages_ && (whole || has_token(first + token_of(i)));
+      to.u[i] = wanted ? u_.load(u) : Raw{0};
+      to.delta[i] = wanted ? delta_.load(delta) : Raw{0};
+      to.z[i] = wanted && has_z ? z_.load(z) : Raw{0};
+      u += kParts * u_.row_bytes;
+      delta += kParts * delta_.row_bytes;
+      z += kParts * z_.row_bytes;
     }
+    // A thread has one state, of tokens that lie kScanThreads / kWidth apart.
+    constexpr int kApart = kScanThreads / kWidth;
+    const int first_token = static_cast<int>(threadIdx.x) / kWidth;
+    const bool has_state = static_cast<int>(threadIdx.x) % kWidth < p_.d_state;
+    const std::byte* b = b_.token(first + first_token);
+    const std::byte* c = c_.token(first + first_token);
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
-      const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
-      const std::int64_t token = first + element / kWidth;
-      const int state = element % kWidth;
-      const bool wanted = has_token(token) && state < p_.d_state;
-      to.b[i] = wanted ? load(p_.b, token, group_ * p_.b.strides.head + state) : Raw{0};
-      to.c[i] = wanted ? load(p_.c, token, group_ * p_.c.strides.head + state) : Raw{0};
+      const bool wanted = has_state && (whole || has_token(first + first_token + i * kApart));
+      to.b[i] = wanted ? b_.load(b) : Raw{0};
+      to.c[i] = wanted ? c_.load(c) : Raw{0};
+      b += kApart * b_.row_bytes;
+      c += kApart * c_.row_bytes;
     }
   }
   __device__ void stage(const Staged& from, int buffer) {
+    const bool whole = from.first >= 0 && from.first + kScanTokens <= p_.tokens;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const bool exists = stages_ && has_token(from.first + token_of(i));
+      const bool exists = stages_ && (whole || has_token(from.first + token_of(i)));
       const float delta = exists ? softplus(portable::to_float(from.delta[i], p_.delta.type) + bias_) : 0.0f;
       delta_sum_ += delta;
       if (static_cast<int>(threadIdx.x) < kChannels * kParts) {
@@ -250,13 +282,15 @@ class ScanBlock {
 
   __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first,
                         std::int64_t end) const {
+    std::int64_t at =
+        batch_ * p_.y_strides.batch + (first + token_of(0)) * p_.y_strides.row + staged_ - kParts * p_.y_strides.row;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const std::int64_t token = first + token_of(i);
-      if (!stages_ || token >= end) continue;
+      at += kParts * p_.y_strides.row;
+      if (!stages_ || first + token_of(i) >= end) continue;
       float y = fmaf(d_, portable::to_float(u[i], p_.u.type), shared_.y[token_of(i)][threadIdx.x % kChannels]);
       if (p_.z.data != nullptr) y *= silu(portable::to_float(z[i], p_.z.type));
-      portable::store_element(p_.y, p_.y_type, batch_ * p_.y_strides.batch + token * p_.y_strides.row + staged_, y);
+      portable::store_element(p_.y, p_.y_type, at, y);
     }
   }
 
@@ -266,7 +300,7 @@ class ScanBlock {
       Raw raw[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        raw[i] = token + i * kParts < end ? load(p_.delta, token + i * kParts, staged_) : Raw{0};
+        raw[i] = token + i * kParts < end ? delta_.load(delta_.token(token + i * kParts)) : Raw{0};
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -291,6 +325,7 @@ class ScanBlock {
 
   const ScanParams& p_;
   Shared& shared_;
+  Source u_, delta_, z_, b_, c_;
   std::int64_t group_, segment_, batch_;
   std::int64_t channel_;  ///< whose states this thread has
   std::int64_t staged_;   ///< whose inputs it brings
