@@ -18,32 +18,41 @@ class CogWeights : public SoftmaxWeights<kLift_> {
   __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&unseen)[2], float (&rescale)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float tile_max = 0.0f;
+      float most = 0.0f;
+      float least = INFINITY;
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) {
-        tile_max = fmaxf(tile_max, fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
+        most = fmaxf(most, fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
+        least = fminf(least, fminf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
       }
-      const float shift = this->raise(r, quad_max(tile_max) * scale_log2, rescale[r]) - kLift;
-      float sum[2] = {0.0f, 0.0f};
-#pragma unroll
-      for (int i = 0; i < kSize; i += 4) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          float& x = s[i + 2 * r + e];
-          const float weight = exp2_approx(fmaf(fabsf(x), scale_log2, -shift));
-          sum[e] += weight;
-          x = weight * sign_of(x);
-        }
+      const float shift = this->raise(r, quad_max(most) * scale_log2, rescale[r]) - kLift;
+      float sum;
+      if (__any_sync(0xFFFFFFFFu, least == 0.0f)) {
+        sum = weigh_row<true>(s, r, scale_log2, shift);
+      } else {
+        sum = weigh_row<false>(s, r, scale_log2, shift);
       }
       const float of_unseen = static_cast<float>(unseen[r]) * exp2_approx(-shift);
-      this->add(r, rescale[r], fmaxf(sum[0] + sum[1] - of_unseen, 0.0f));
+      this->add(r, rescale[r], fmaxf(sum - of_unseen, 0.0f));
     }
   }
 
  private:
-  /// -1, 0 or 1, by the units that multiply: those that compare and select are busy enough.
-  __device__ static float sign_of(float x) {
-    return fmaf(2.0f, __saturatef(fmaf(x, 0x1p127f, 0.5f)), -1.0f);
+  /// Returns the sum of the magnitudes. Where no score is 0, the sign is one bit.
+  template <bool kHasZeros, int kSize>
+  __device__ static float weigh_row(float (&s)[kSize], int r, float scale_log2, float shift) {
+    float sum[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int i = 0; i < kSize; i += 4) {
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& x = s[i + 2 * r + e];
+        const float weight = exp2_approx(fmaf(fabsf(x), scale_log2, -shift));
+        sum[e] += weight;
+        x = kHasZeros && x == 0.0f ? 0.0f : copysignf(weight, x);
+      }
+    }
+    return sum[0] + sum[1];
   }
 };
 

@@ -51,7 +51,7 @@ bool has_float32(const ScanInputs& in) {
 
 /// Groups, blocks and segments: as many as fill the device about twice, none shorter than 1024 tokens.
 ScanParams sizes_of(const ScanInputs& in) {
-  constexpr std::int64_t kBlocksWanted = 396;
+  constexpr std::int64_t kBlocksWanted = 264;
   constexpr std::int64_t kLeastTokens = 1024;
   ScanParams p;
   p.batch = in.batch();

@@ -336,7 +336,7 @@ class ScanBlock {
 };
 
 template <int kLanes, bool kPrecise>
-__global__ void __launch_bounds__(kScanThreads, kPrecise ? 1 : 3) scan_kernel(const __grid_constant__ ScanParams p) {
+__global__ void __launch_bounds__(kScanThreads, kPrecise ? 1 : 2) scan_kernel(const __grid_constant__ ScanParams p) {
   using Block = ScanBlock<kLanes, kPrecise>;
   __shared__ typename Block::Shared shared;
   Block(p, shared).run();
