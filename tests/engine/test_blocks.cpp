@@ -278,8 +278,16 @@ TEST_CASE("a memory bound is kept by blocks of channels") {
       expect(transport, tight.plan.blocks[0].block_channels < roomy.plan.blocks[0].block_channels);
       expect(transport, tight.peak_bytes <= *config.memory_bytes);
       expect(transport, verifies(config, transport));
-      config.memory_bytes = 1000;
       config.output = folder.file("none.h5");
+      if (is_ssm) {  // Found when the first channels have been written.
+        SsmProblem late = ssm;
+        late.u.back() = INFINITY;
+        config.input = folder.file("late.h5");
+        write_input(config.input, late, transport);
+        expect(transport, mentions(refusal(config, transport), "/layers/0/ssm/u"));
+      }
+      config.input = folder.file("in.h5");
+      config.memory_bytes = 1000;
       expect(transport, mentions(refusal(config, transport), "--memory"));
     }
   });
