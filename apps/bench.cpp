@@ -1,4 +1,4 @@
-// ringscan bench kernels: each block kernel beside the ceilings, measured in one run and one thread.
+// ringscan bench; here kernels: each block kernel beside the ceilings, measured in one run and one thread.
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "apps/bench_scaling.hpp"
 #include "apps/bench_sparse.hpp"
 #include "apps/bench_ssm.hpp"
 #include "apps/commands.hpp"
@@ -229,7 +230,44 @@ void bench_ssm_mechanism(const BenchOptions& options, const std::function<void(c
 
 }  // namespace
 
+namespace {
+
+/// comm, strong and weak.
+int bench_study(Job& job, BenchOptions options) {
+  const int most = job.transport.world_size();
+  if (options.worlds.empty()) {
+    for (int ranks = 1; ranks < most; ranks *= 2) options.worlds.push_back(ranks);
+    options.worlds.push_back(most);
+  }
+  if (options.worlds.back() > most) {
+    throw bad_input("--world: found " + std::to_string(options.worlds.back()) + ", want at most the " +
+                    std::to_string(most) + " ranks of this job");
+  }
+  std::string json_lines;
+  if (options.what == "comm") {
+    bench_comm(job, options, json_lines);
+  } else {
+    bench_scaling(job, options, json_lines);
+  }
+  if (json_lines.ends_with('\n')) json_lines.pop_back();  // the file's end has one
+  if (!options.json.empty()) write_json_file(job.transport, options.json, json_lines);
+  return static_cast<int>(ExitCode::kDone);
+}
+
+}  // namespace
+
 int bench_command(Job& job, const BenchOptions& options) {
+  if (options.what != "kernels") {
+    Error error = bad_input("");
+    try {
+      return bench_study(job, options);
+    } catch (Error& found) {
+      if (found.code() != ExitCode::kBadInput) throw;
+      error = found;
+    }
+    error.set_collective();  // plans and options are the same on all ranks
+    throw error;
+  }
   if (job.transport.world_size() != 1) throw bad_input("bench kernels measures one thread: run it with one rank");
   const auto kernels = make_kernels("cpu");
   std::string json_lines;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "apps/bench_options.hpp"
 #include "apps/option_set.hpp"
 #include "engine/run_options.hpp"
 
@@ -36,14 +37,6 @@ void take_common(std::vector<Setting>& settings, Invocation& invocation) {
     }
     return true;
   });
-}
-
-std::vector<std::int64_t> parse_count_list(const Setting& setting, std::int64_t most, std::string_view wanted) {
-  std::vector<std::int64_t> counts;
-  for (const std::string& item : split_list(setting, wanted)) {
-    counts.push_back(parse_whole_number({setting.name, item, setting.where}, 1, most, wanted));
-  }
-  return counts;
 }
 
 std::uint64_t parse_seed(const Setting& setting) {
@@ -198,44 +191,6 @@ InspectOptions parse_inspect(const std::vector<Setting>& settings) {
   return options;
 }
 
-const std::vector<OptionInfo>& bench_options() {
-  static const std::vector<OptionInfo> options = {
-      {"what", "NAME", "kernels: rates of one thread; may stand without --what"},
-      {"seq-len", "LIST", "tokens of the job the kernels stand in (default 32768)"},
-      {"head-dim", "LIST", "default 64,128"},
-      {"mechanisms", "LIST", "default: all"},
-      {"repeats", "N", "timed runs; the median counts (default 3)"},
-      {"json", "FILE", "write JSON lines"},
-  };
-  return options;
-}
-
-BenchOptions parse_bench(const std::vector<Setting>& settings) {
-  BenchOptions options;
-  for (const Setting& setting : settings) {
-    if (setting.name == "what") {
-      if (setting.value != "kernels") throw wrong_value(setting, "kernels");
-    } else if (setting.name == "seq-len") {
-      options.seq_lens = parse_count_list(setting, kAnyCount, "a list of numbers of tokens");
-    } else if (setting.name == "head-dim") {
-      options.head_dims = parse_count_list(setting, 256, "a list of numbers from 1 to 256");
-    } else if (setting.name == "mechanisms") {
-      const std::vector<std::string> known = BenchOptions().mechanisms;
-      std::string wanted = "a list of " + known.front();
-      for (std::size_t i = 1; i < known.size(); ++i) wanted += ", " + known[i];
-      options.mechanisms = split_list(setting, wanted);
-      for (const std::string& name : options.mechanisms) {
-        if (std::find(known.begin(), known.end(), name) == known.end()) throw wrong_value(setting, wanted);
-      }
-    } else if (setting.name == "repeats") {
-      options.repeats = static_cast<int>(parse_whole_number(setting, 1, 1000, "a number from 1 to 1000"));
-    } else if (setting.name == "json") {
-      options.json = setting.value;
-    }
-  }
-  return options;
-}
-
 struct CommandInfo {
   std::string name;
   std::string usage;
@@ -269,7 +224,7 @@ const std::vector<CommandInfo>& commands() {
        generate_options(), "output", parse_generate},
       {"inspect", "inspect FILE [options]", "what is in a file: layers, shapes, types, sizes, attributes",
        inspect_options(), "input", parse_inspect},
-      {"bench", "bench kernels [options]", "how fast the kernels are here, beside this processor's peak",
+      {"bench", "bench kernels|comm|strong|weak [options]", "rates of kernels and links here; scaling over ranks",
        bench_options(), "what", parse_bench},
   };
   return all;

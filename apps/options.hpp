@@ -40,7 +40,12 @@ struct BenchOptions {
   std::vector<std::string> mechanisms = {"softmax",       "stick-breaking", "cog", "linear",
                                          "sparse-window", "sparse-topk",    "ssm"};
   int repeats = 3;
-  std::string json;  ///< a file for JSON lines; empty: none
+  std::vector<int> worlds;  ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
+  int heads = 3;            ///< strong, weak; head_dims.front() counts
+  int kv_heads = 3;         ///< divides heads
+  ElementType dtype = ElementType::kFloat32;
+  std::optional<LayoutKind> layout;  ///< none: auto
+  std::string json;                  ///< a file for JSON lines; empty: none
 };
 
 /// A parsed command line.

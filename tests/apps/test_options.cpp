@@ -210,7 +210,26 @@ TEST_CASE("verify, inspect, bench") {
   const auto bench = parse<BenchOptions>({"bench", "kernels", "--head-dim", "64, 80", "--mechanisms", "softmax"});
   REQUIRE(bench.head_dims == std::vector<std::int64_t>{64, 80});
   REQUIRE(bench.mechanisms == std::vector<std::string>{"softmax"});
-  fails_with({"bench", "coffee"}, "found 'coffee', want kernels");
+  fails_with({"bench", "coffee"}, "found 'coffee', want kernels, comm, strong or weak");
+}
+
+TEST_CASE("bench of several ranks") {
+  const auto strong = parse<BenchOptions>({"bench", "strong", "--world", "7,1,2", "--heads", "6", "--kv-heads", "2",
+                                           "--mechanisms", "hybrid,stick-dense", "--layout", "zigzag"});
+  REQUIRE(strong.what == "strong");
+  REQUIRE(strong.worlds == std::vector<int>{1, 2, 7});
+  REQUIRE(strong.kv_heads == 2);
+  REQUIRE(strong.repeats == 5);
+  REQUIRE(strong.layout == LayoutKind::kZigzag);
+  REQUIRE(parse<BenchOptions>({"bench", "--heads", "4", "--what", "weak"}).kv_heads == 4);
+  fails_with({"bench", "strong", "--repeats", "4"}, "--repeats: found '4', want a number from 5 to 1000");
+  fails_with({"bench", "weak", "--mechanisms", "ssm"}, "found 'ssm', want a list of softmax");
+  fails_with({"bench", "weak", "--kv-heads", "2"}, "--kv-heads: found 2, want a divisor of the 3 heads");
+  fails_with({"bench", "weak", "--mechanisms", "hybrid", "--heads", "2"}, "--heads: found 2, want 3 or more");
+  fails_with({"bench", "weak", "--head-dim", "64,128"}, "--head-dim: bench weak wants one number");
+  fails_with({"bench", "comm", "--world", "0"}, "a list of numbers of ranks");
+  fails_with({"bench", "strong", "--layout", "round"}, "want auto, contiguous or zigzag");
+  fails_with({"bench", "strong", "--dtype", "float64"}, "want float32, float16 or bfloat16");
 }
 
 TEST_CASE("Help") {

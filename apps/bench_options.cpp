@@ -1,0 +1,139 @@
+#include "apps/bench_options.hpp"
+
+#include <algorithm>
+
+namespace ringscan {
+namespace {
+
+constexpr std::int64_t kAnyCount = std::int64_t{1} << 40;
+constexpr int kFewestStudyRepeats = 5;
+
+std::vector<std::int64_t> parse_count_list(const Setting& setting, std::int64_t most, std::string_view wanted) {
+  std::vector<std::int64_t> counts;
+  for (const std::string& item : split_list(setting, wanted)) {
+    counts.push_back(parse_whole_number({setting.name, item, setting.where}, 1, most, wanted));
+  }
+  return counts;
+}
+
+std::vector<int> parse_worlds(const Setting& setting) {
+  const auto counts = parse_count_list(setting, 65536, "a list of numbers of ranks");
+  std::vector<int> worlds(counts.begin(), counts.end());
+  std::sort(worlds.begin(), worlds.end());
+  worlds.erase(std::unique(worlds.begin(), worlds.end()), worlds.end());
+  return worlds;
+}
+
+void parse_mechanisms(BenchOptions& options, const Setting& setting) {
+  const std::vector<std::string> of_studies{"softmax", "stick-breaking", "stick-dense", "cog", "linear", "hybrid"};
+  const std::vector<std::string> known = options.what == "kernels" ? BenchOptions().mechanisms : of_studies;
+  std::string wanted = "a list of " + known.front();
+  for (std::size_t i = 1; i < known.size(); ++i) wanted += ", " + known[i];
+  options.mechanisms = split_list(setting, wanted);
+  for (const std::string& name : options.mechanisms) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) throw wrong_value(setting, wanted);
+  }
+}
+
+void parse_layout(BenchOptions& options, const Setting& setting) {
+  if (setting.value == "contiguous") {
+    options.layout = LayoutKind::kContiguous;
+  } else if (setting.value == "zigzag") {
+    options.layout = LayoutKind::kZigzag;
+  } else if (setting.value != "auto") {
+    throw wrong_value(setting, "auto, contiguous or zigzag");
+  }
+}
+
+void apply(BenchOptions& options, const Setting& setting) {
+  const auto count = [&](std::int64_t most) {
+    return static_cast<int>(parse_whole_number(setting, 1, most, "a whole number from 1 to " + std::to_string(most)));
+  };
+  if (setting.name == "seq-len") {
+    options.seq_lens = parse_count_list(setting, kAnyCount, "a list of numbers of tokens");
+  } else if (setting.name == "head-dim") {
+    options.head_dims = parse_count_list(setting, 256, "a list of numbers from 1 to 256");
+  } else if (setting.name == "mechanisms") {
+    parse_mechanisms(options, setting);
+  } else if (setting.name == "repeats") {
+    options.repeats = count(1000);
+    if (options.what != "kernels" && options.repeats < kFewestStudyRepeats) {
+      throw wrong_value(setting, "a number from 5 to 1000");
+    }
+  } else if (setting.name == "world") {
+    options.worlds = parse_worlds(setting);
+  } else if (setting.name == "heads") {
+    options.heads = count(65536);
+  } else if (setting.name == "kv-heads") {
+    options.kv_heads = count(65536);
+  } else if (setting.name == "dtype") {
+    try {
+      options.dtype = parse_element_type(setting.value);
+    } catch (const Error& error) {
+      throw bad_input(setting.where + ": " + error.what());
+    }
+    if (options.dtype == ElementType::kFloat64) throw wrong_value(setting, "float32, float16 or bfloat16");
+  } else if (setting.name == "layout") {
+    parse_layout(options, setting);
+  } else if (setting.name == "json") {
+    options.json = setting.value;
+  }
+}
+
+}  // namespace
+
+const std::vector<OptionInfo>& bench_options() {
+  static const std::vector<OptionInfo> options = {
+      {"what", "NAME",
+       "kernels: rates of one thread; comm: links between ranks; strong: one job on more and more ranks; weak: with as "
+       "many tokens a rank; may stand without --what"},
+      {"seq-len", "LIST", "tokens of the job; weak: tokens a rank (default 32768)"},
+      {"head-dim", "LIST", "kernels: default 64,128; strong, weak: one number, default 64"},
+      {"mechanisms", "LIST",
+       "kernels: default all; strong, weak: of softmax, stick-breaking, stick-dense (no early exit), cog, linear, "
+       "hybrid "
+       "(heads in turn softmax, stick-breaking, linear), default softmax,stick-breaking,stick-dense,linear"},
+      {"repeats", "N", "timed runs; the median counts (default 3; comm, strong, weak: 5, and no fewer)"},
+      {"world", "LIST",
+       "comm, strong, weak: numbers of ranks, each at most the job's (default: powers of two, and all)"},
+      {"heads", "N", "strong, weak: query heads (default 3)"},
+      {"kv-heads", "N", "strong, weak: KV heads; divides --heads (default: as many)"},
+      {"dtype", "TYPE", "strong, weak: float32 (default), float16 or bfloat16"},
+      {"layout", "NAME", "strong, weak: auto (default), contiguous or zigzag"},
+      {"json", "FILE", "write JSON lines; comm, strong, weak: as Extra-P reads them"},
+  };
+  return options;
+}
+
+BenchOptions parse_bench(const std::vector<Setting>& settings) {
+  BenchOptions options;
+  for (const Setting& setting : settings) {
+    if (setting.name != "what") continue;
+    options.what = setting.value;
+    if (options.what != "kernels" && options.what != "comm" && options.what != "strong" && options.what != "weak") {
+      throw wrong_value(setting, "kernels, comm, strong or weak");
+    }
+  }
+  if (options.what != "kernels") {
+    options.repeats = kFewestStudyRepeats;
+    options.head_dims = {64};
+    options.mechanisms = {"softmax", "stick-breaking", "stick-dense", "linear"};
+  }
+  options.kv_heads = 0;
+  for (const Setting& setting : settings) apply(options, setting);
+  if (options.kv_heads == 0) options.kv_heads = options.heads;
+  if (options.heads % options.kv_heads != 0) {
+    throw bad_input("--kv-heads: found " + std::to_string(options.kv_heads) + ", want a divisor of the " +
+                    std::to_string(options.heads) + " heads");
+  }
+  if (options.what == "kernels") return options;
+  if (options.head_dims.size() != 1) throw bad_input("--head-dim: bench " + options.what + " wants one number");
+  const bool has_hybrid =
+      std::find(options.mechanisms.begin(), options.mechanisms.end(), "hybrid") != options.mechanisms.end();
+  if (has_hybrid && options.heads < 3) {
+    throw bad_input("--heads: found " + std::to_string(options.heads) + ", want 3 or more for hybrid");
+  }
+  return options;
+}
+
+}  // namespace ringscan

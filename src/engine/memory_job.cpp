@@ -1,0 +1,108 @@
+#include "engine/memory_job.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "engine/synthetic_activations.hpp"
+
+namespace ringscan {
+namespace {
+
+/// Streams of fill_normal, apart for each rank.
+enum Stream { kQ = 100, kK, kV, kDecay };
+
+Buffer normal_buffer(std::size_t count, ElementType type, int rank, Stream stream, MemoryLedger* ledger) {
+  std::vector<float> values(count);
+  fill_normal(0, rank, stream, 0, values);
+  if (stream == kDecay) {
+    for (float& value : values) value = -0.1f * std::abs(value);
+  }
+  Buffer buffer(count * size_of(type), ledger);
+  convert_elements(values.data(), ElementType::kFloat32, buffer.data(), type, count);
+  return buffer;
+}
+
+AnyView fill(Buffer& buffer, ElementType type, const Shape4& shape, int rank, Stream stream, MemoryLedger* ledger) {
+  buffer = normal_buffer(static_cast<std::size_t>(element_count(shape)), type, rank, stream, ledger);
+  return dense_any_view(std::as_const(buffer).data(), type, shape);
+}
+
+ShardInput make_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
+                      MemoryLedger* ledger) {
+  const std::int64_t tokens = shard.layout.local_tokens(rank);
+  const auto heads = static_cast<std::int64_t>(shard.heads.size());
+  const auto kv_heads = static_cast<std::int64_t>(shard.kv_heads.size());
+  ShardInput input;
+  input.q = fill(input.q_buffer, layer.q_type, {layer.batch, tokens, heads, layer.head_dim}, rank, kQ, ledger);
+  input.k = fill(input.k_buffer, layer.kv_type, {layer.batch, tokens, kv_heads, layer.head_dim}, rank, kK, ledger);
+  input.v = fill(input.v_buffer, layer.kv_type, {layer.batch, tokens, kv_heads, layer.v_dim}, rank, kV, ledger);
+  input.linear.heads = linear_heads_of(config, layer.num_heads, shard.heads);
+  const LinearParams* params = linear_params_of(config);
+  if (params != nullptr && params->decay == Decay::kToken && !input.linear.heads.empty()) {
+    const auto columns = static_cast<std::int64_t>(input.linear.heads.size());
+    input.linear.log_decay = fill(input.linear.log_decay_buffer, ElementType::kFloat32,
+                                  {layer.batch, tokens, columns, 1}, rank, kDecay, ledger);
+  }
+  return input;
+}
+
+int place_of(const std::vector<int>& heads, int head) {
+  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
+}
+
+}  // namespace
+
+MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size_t memory_bytes, Transport& transport,
+                     Kernels& kernels)
+    : config_(config), transport_(transport), kernels_(kernels) {
+  PlanResources resources;
+  resources.world_size = transport.world_size();
+  resources.memory_limit_bytes = memory_bytes;
+  run_collectively(transport, [&] { plan_ = make_run_plan(config, {layer}, resources, kernels); });
+  for (const ShardPlan& shard : plan_.shards) {
+    shards_.push_back({make_input(config, layer, shard, transport.rank(), &ledger_),
+                       make_shard_output(plan_, shard, transport.rank(), config, &ledger_)});
+  }
+}
+
+RingPassResult MemoryJob::run() {
+  RingPassResult result;
+  for (std::size_t i = 0; i < shards_.size(); ++i) {
+    const ShardPlan& plan = plan_.shards[i];
+    const LayerShape& layer = plan_.layers[static_cast<std::size_t>(plan.layer)];
+    Shard& shard = shards_[i];
+    for (const PassPlan& pass : plan.passes) {
+      for (const HeadGroup& group : pass.groups) {
+        std::vector<HeadSlot> slots;
+        for (const int head : group.heads) {
+          slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
+        }
+        if (carries_state(pass.mechanism)) {
+          const LinearGroupTask task{&config_,       &layer,
+                                     &plan,          &pass,
+                                     &group,         slots,
+                                     shard.input.q,  shard.input.k,
+                                     shard.input.v,  &shard.input.linear,
+                                     shard.output.o, &shard.output.states};
+          result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
+          continue;
+        }
+        RingPassTask task;
+        task.layout = &plan.layout;
+        task.mechanism = pass.mechanism;
+        task.scale = pass.scale;
+        task.key_block = plan_.key_block;
+        task.q = shard.input.q;
+        task.k = shard.input.k;
+        task.v = shard.input.v;
+        task.slots = slots;
+        task.o = shard.output.o;
+        result += run_ring_pass(task, transport_, kernels_, &ledger_);
+      }
+    }
+  }
+  return result;
+}
+
+}  // namespace ringscan

@@ -1,0 +1,44 @@
+#pragma once
+// A job without files: the passes of a run over synthetic activations in memory, to be timed again and again.
+
+#include <cstddef>
+#include <vector>
+
+#include "comm/transport.hpp"
+#include "core/buffer.hpp"
+#include "engine/layer_io.hpp"
+#include "engine/ring_pass.hpp"
+#include "engine/run_plan.hpp"
+#include "kernels/kernels.hpp"
+
+namespace ringscan {
+
+/// One layer's heads, planned as run() plans them. q, k and v are standard normal; log decays (Decay::kToken) are
+/// -0.1 |normal|. They are made from the rank's number, so that another number of ranks has other values.
+/// @pre no mechanism of its own inputs, no remainder vectors, no context and no initial state.
+class MemoryJob {
+ public:
+  /// Collective. @throws Error(kBadInput) where the job does not fit in `memory_bytes` a rank.
+  MemoryJob(const RunConfig& config, const LayerShape& layer, std::size_t memory_bytes, Transport& transport,
+            Kernels& kernels);
+
+  const RunPlan& plan() const { return plan_; }
+
+  /// Collective. All passes once; figures are of this rank.
+  RingPassResult run();
+
+ private:
+  struct Shard {
+    ShardInput input;
+    ShardOutput output;
+  };
+
+  const RunConfig& config_;
+  Transport& transport_;
+  Kernels& kernels_;
+  RunPlan plan_;
+  MemoryLedger ledger_;
+  std::vector<Shard> shards_;
+};
+
+}  // namespace ringscan
