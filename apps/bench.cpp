@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "apps/analysis_plot.hpp"
 #include "apps/bench_scaling.hpp"
 #include "apps/bench_sparse.hpp"
 #include "apps/bench_ssm.hpp"
@@ -247,7 +248,13 @@ int bench_study(Job& job, BenchOptions options) {
   if (options.what == "comm") {
     bench_comm(job, options, json_lines);
   } else {
-    bench_scaling(job, options, json_lines);
+    if (!options.plot.empty()) run_collectively(job.transport, require_gnuplot);
+    const std::vector<ScalingFigures> figures = bench_scaling(job, options, json_lines);
+    if (!options.plot.empty()) {
+      run_collectively(job.transport, [&] {
+        if (job.is_root()) draw_scaling_plot(options.what, figures, options.plot);
+      });
+    }
   }
   if (json_lines.ends_with('\n')) json_lines.pop_back();  // the file's end has one
   if (!options.json.empty()) write_json_file(job.transport, options.json, json_lines);

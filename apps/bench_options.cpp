@@ -77,6 +77,11 @@ void apply(BenchOptions& options, const Setting& setting) {
     parse_layout(options, setting);
   } else if (setting.name == "json") {
     options.json = setting.value;
+  } else if (setting.name == "plot") {
+    if (options.what != "strong" && options.what != "weak") {
+      throw bad_input(setting.where + ": bench " + options.what + " draws nothing, want strong or weak");
+    }
+    options.plot = setting.value;
   }
 }
 
@@ -100,6 +105,7 @@ const std::vector<OptionInfo>& bench_options() {
       {"kv-heads", "N", "strong, weak: KV heads; divides --heads (default: as many)"},
       {"dtype", "TYPE", "strong, weak: float32 (default), float16 or bfloat16"},
       {"layout", "NAME", "strong, weak: auto (default), contiguous or zigzag"},
+      {"plot", "FILE", "strong, weak: draw efficiency, overlap and time by phase as a PNG (needs gnuplot)"},
       {"json", "FILE", "write JSON lines; comm, strong, weak: as Extra-P reads them"},
   };
   return options;

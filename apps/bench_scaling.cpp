@@ -124,8 +124,9 @@ double efficiency_of(bool is_weak, const Point& point, double seconds, double ra
 
 }  // namespace
 
-void bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
+std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
   const bool is_weak = options.what == "weak";
+  std::vector<ScalingFigures> figures;
   const auto kernels = make_kernels("cpu");
   const auto memory_bytes = static_cast<std::size_t>(job.transport.RankGroup::all_reduce(
       static_cast<std::int64_t>(available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node)),
@@ -157,18 +158,22 @@ void bench_scaling(Job& job, const BenchOptions& options, std::string& json_line
           base_seconds = seconds.median;
           base_rate = rate;
         }
+        figures.push_back({mechanism, ranks, seq_len, seconds.median,
+                           quartiles_of(repetitions, &Repetition::compute_seconds).median,
+                           quartiles_of(repetitions, &Repetition::exposed_seconds).median,
+                           quartiles_of(repetitions, &Repetition::finish_seconds).median,
+                           efficiency_of(is_weak, point, seconds.median, rate, base, base_seconds, base_rate)});
+        const ScalingFigures& now = figures.back();
         std::printf("%-15s %5d %10lld %9.4f %9.4f-%9.4f %9.4f %9.4f %9.4f %10.1f %10.2f %10.3f\n", mechanism.c_str(),
                     ranks, static_cast<long long>(point.seq_len), seconds.median, seconds.first, seconds.third,
-                    quartiles_of(repetitions, &Repetition::compute_seconds).median,
-                    quartiles_of(repetitions, &Repetition::exposed_seconds).median,
-                    quartiles_of(repetitions, &Repetition::finish_seconds).median,
-                    quartiles_of(repetitions, &Repetition::sent_bytes).median / 0x1p20, rate * 1e-9,
-                    efficiency_of(is_weak, point, seconds.median, rate, base, base_seconds, base_rate));
+                    now.compute_seconds, now.exposed_seconds, now.finish_seconds,
+                    quartiles_of(repetitions, &Repetition::sent_bytes).median / 0x1p20, rate * 1e-9, now.efficiency);
         std::fflush(stdout);
         add_lines(options.what, point, repetitions, json_lines);
       }
     }
   }
+  return figures;
 }
 
 void bench_comm(Job& job, const BenchOptions& options, std::string& json_lines) {

@@ -46,6 +46,7 @@ struct BenchOptions {
   ElementType dtype = ElementType::kFloat32;
   std::optional<LayoutKind> layout;  ///< none: auto
   std::string json;                  ///< a file for JSON lines; empty: none
+  std::string plot;                  ///< strong, weak: a PNG; empty: none
 };
 
 /// A parsed command line.

@@ -227,6 +227,7 @@ TEST_CASE("bench of several ranks") {
   fails_with({"bench", "weak", "--kv-heads", "2"}, "--kv-heads: found 2, want a divisor of the 3 heads");
   fails_with({"bench", "weak", "--mechanisms", "hybrid", "--heads", "2"}, "--heads: found 2, want 3 or more");
   fails_with({"bench", "weak", "--head-dim", "64,128"}, "--head-dim: bench weak wants one number");
+  fails_with({"bench", "comm", "--plot", "a.png"}, "--plot: bench comm draws nothing, want strong or weak");
   fails_with({"bench", "comm", "--world", "0"}, "a list of numbers of ranks");
   fails_with({"bench", "strong", "--layout", "round"}, "want auto, contiguous or zigzag");
   fails_with({"bench", "strong", "--dtype", "float64"}, "want float32, float16 or bfloat16");
