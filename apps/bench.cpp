@@ -241,8 +241,10 @@ int bench_study(Job& job, BenchOptions options) {
     options.worlds.push_back(most);
   }
   if (options.worlds.back() > most) {
-    throw bad_input("--world: found " + std::to_string(options.worlds.back()) + ", want at most the " +
-                    std::to_string(most) + " ranks of this job");
+    Error error = bad_input("--world: found " + std::to_string(options.worlds.back()) + ", want at most the " +
+                            std::to_string(most) + " ranks of this job");
+    error.set_collective();  // every rank finds it
+    throw error;
   }
   std::string json_lines;
   if (options.what == "comm") {
@@ -264,17 +266,7 @@ int bench_study(Job& job, BenchOptions options) {
 }  // namespace
 
 int bench_command(Job& job, const BenchOptions& options) {
-  if (options.what != "kernels") {
-    Error error = bad_input("");
-    try {
-      return bench_study(job, options);
-    } catch (Error& found) {
-      if (found.code() != ExitCode::kBadInput) throw;
-      error = found;
-    }
-    error.set_collective();  // plans and options are the same on all ranks
-    throw error;
-  }
+  if (options.what != "kernels") return bench_study(job, options);
   if (job.transport.world_size() != 1) throw bad_input("bench kernels measures one thread: run it with one rank");
   const auto kernels = make_kernels("cpu");
   std::string json_lines;

@@ -148,7 +148,13 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
         const std::unique_ptr<Transport> part = job.transport.first_ranks(ranks);
         const Point point{mechanism, ranks, is_weak ? seq_len * ranks : seq_len};
         std::vector<Repetition> repetitions;
-        if (part) repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
+        try {
+          if (part) repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
+        } catch (const Error& error) {
+          // The ranks outside know nothing of it: rank 0 has to end the job for them.
+          if (job.is_root() && ranks < job.transport.world_size()) throw Error(error.code(), error.what());
+          throw;
+        }
         release_idle(job.transport, ranks);
         if (!job.is_root()) continue;
         const Quartiles seconds = quartiles_of(repetitions, &Repetition::seconds);
