@@ -268,7 +268,7 @@ int bench_study(Job& job, BenchOptions options) {
 int bench_command(Job& job, const BenchOptions& options) {
   if (options.what != "kernels") return bench_study(job, options);
   if (job.transport.world_size() != 1) throw bad_input("bench kernels measures one thread: run it with one rank");
-  const auto kernels = make_kernels("cpu");
+  const auto kernels = make_cpu_kernels();
   std::string json_lines;
   const auto add_json = [&](const Json& json) { json_lines += json.dump() + "\n"; };
 

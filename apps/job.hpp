@@ -17,6 +17,7 @@ struct Job {
   /// and writes beside the computation. The group must outlive it.
   std::function<std::unique_ptr<FileAccess>(Transport&)> make_access;
   int ranks_on_node = 1;  ///< ranks that share this machine's memory
+  int rank_on_node = 0;   ///< this one among them
   /// Releases the other ranks where this one alone has failed: under MPI it reports the error and ends the job.
   std::function<void(const Error&)> on_lone_failure;
 

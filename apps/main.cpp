@@ -85,7 +85,7 @@ int run_alone(const Arguments& arguments, const Launch& launch) {
     run_ranks(ranks, [&](Transport& transport) {
       const std::unique_ptr<FileAccess> access = make_shared_file_access(transport);
       Job job{transport, *access, [](Transport& group) { return make_shared_file_access(group); }, ranks,
-              [&transport](const Error&) { transport.announce_failure(); }};
+              transport.rank(), [&transport](const Error&) { transport.announce_failure(); }};
       const int own_code = run_command_of(job, invocation);
       if (job.is_root()) code = own_code;
     });
@@ -114,13 +114,19 @@ int count_ranks(MPI_Comm communicator) {
   return ranks;
 }
 
-/// Ranks that share this one's memory.
-int count_ranks_on_node() {
+/// Ranks that share this one's memory, and its place among them.
+struct NodePlace {
+  int ranks = 1;
+  int rank = 0;
+};
+
+NodePlace place_on_node() {
   MPI_Comm node = MPI_COMM_NULL;
   MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-  const int ranks = count_ranks(node);
+  NodePlace place{count_ranks(node), 0};
+  MPI_Comm_rank(node, &place.rank);
   MPI_Comm_free(&node);
-  return ranks;
+  return place;
 }
 
 /// The other ranks wait for this one in calls that it will never make: end them.
@@ -149,10 +155,12 @@ int run_as_rank(const Arguments& arguments, const Launch& launch) {
     });
     start_logging(invocation.log_level, transport->rank() == 0);
     const std::unique_ptr<FileAccess> access = make_mpi_file_access(file_communicator.get(), *transport);
+    const NodePlace node = place_on_node();
     Job job{*transport,
             *access,
             [&](Transport& group) { return make_mpi_file_access(beside_communicator.get(), group); },
-            count_ranks_on_node(),
+            node.ranks,
+            node.rank,
             {}};
     if (transport->world_size() > 1) job.on_lone_failure = end_job;
     code = run_command_of(job, invocation);

@@ -15,6 +15,7 @@ int run_command(Job& job, const RunConfig& config) {
   context.transport = &job.transport;
   context.make_access = [&job](Transport& group) { return job.make_access(group); };
   context.ranks_on_node = job.ranks_on_node;
+  context.rank_on_node = job.rank_on_node;
   context.on_lone_failure = job.on_lone_failure;
   Progress progress(config.progress, job.is_root() && !config.dry_run, std::cerr);
   context.on_progress = [&progress](double fraction, std::string_view phase) { progress.update(fraction, phase); };

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "core/buffer.hpp"
+#include "core/memory_space.hpp"
 #include "core/tensor_view.hpp"
 #include "core/token_run.hpp"
 #include "mechanism/mechanism.hpp"
@@ -133,6 +134,11 @@ class Kernels {
   /// The instruction set or device in use, for the report.
   virtual std::string device() const = 0;
 
+  /// Where all views lie that tasks name (o and the statistics too), and blocks; lists and slots are always the host's.
+  virtual MemorySpace& memory() const { return host_memory(); }
+  /// Keys that an attend() should be given at a time, so that progress shows; a multiple of every key block.
+  virtual std::int64_t piece_keys() const { return 8192; }
+
   /// Blocks at the identity, and the bytes one takes.
   virtual void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
   virtual void make(StickBlock& block, const PartialShape& shape, MemoryLedger* ledger) const = 0;
@@ -181,5 +187,13 @@ class Kernels {
 
 /// SIMD on the CPU (Highway): the instruction set is chosen at run time. fp32 arithmetic.
 std::unique_ptr<Kernels> make_cpu_kernels();
+
+/// False where this build has no CUDA backend.
+bool has_cuda_backend();
+/// GPUs of this machine that the backend can use (compute capability 8.0 and later).
+int count_cuda_devices();
+/// One GPU, as seen from the calling thread. Linear attention is the host's. @throws Error(kBadInput) where there is no
+/// such backend or device, Error(kFailure) where CUDA fails.
+std::unique_ptr<Kernels> make_cuda_kernels(int device);
 
 }  // namespace ringscan

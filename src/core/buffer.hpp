@@ -1,5 +1,5 @@
 #pragma once
-// Host memory with an owner, counted in its rank's ledger.
+// Memory with an owner, counted in its rank's ledger.
 
 #include <atomic>
 #include <cstddef>
@@ -7,6 +7,8 @@
 #include <cstdlib>
 #include <span>
 #include <utility>
+
+#include "core/memory_space.hpp"
 
 namespace ringscan {
 
@@ -23,14 +25,15 @@ class MemoryLedger {
   std::atomic<std::size_t> peak_{0};
 };
 
-/// Owns uninitialised memory aligned to 128 bytes. Movable, not copyable; an empty one holds nothing.
+/// Owns uninitialised memory aligned to 128 bytes, of the host or of a device. Movable, not copyable; an empty one holds nothing.
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 128;
 
   Buffer() = default;
-  /// @throws Error(kFailure) where the system has no memory left. The ledger, where given, must outlive the buffer.
-  explicit Buffer(std::size_t bytes, MemoryLedger* ledger = nullptr);
+  /// @throws Error(kFailure) where the system has no memory left. The ledger, where given, and the space must outlive
+  /// the buffer.
+  explicit Buffer(std::size_t bytes, MemoryLedger* ledger = nullptr, MemorySpace& space = host_memory());
   ~Buffer() { release(); }
   Buffer(Buffer&& other) noexcept { swap(other); }
   Buffer& operator=(Buffer&& other) noexcept {
@@ -60,11 +63,13 @@ class Buffer {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);
     std::swap(ledger_, other.ledger_);
+    std::swap(space_, other.space_);
   }
 
   void* data_ = nullptr;
   std::size_t bytes_ = 0;
   MemoryLedger* ledger_ = nullptr;
+  MemorySpace* space_ = nullptr;
 };
 
 }  // namespace ringscan

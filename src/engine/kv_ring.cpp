@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/resident.hpp"
+
 namespace ringscan {
 
 NarrowedHeads narrow_to(std::span<const HeadSlot> slots) {
@@ -19,8 +21,14 @@ NarrowedHeads narrow_to(std::span<const HeadSlot> slots) {
 }
 
 KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
-               std::span<const HeadSlot> slots, MemoryLedger* ledger)
-    : layout_(&layout), rank_(rank), own_k_(k), own_v_(v), own_slots_(slots), travelling_(narrow_to(slots)) {
+               std::span<const HeadSlot> slots, MemorySpace& space, MemoryLedger* ledger)
+    : layout_(&layout),
+      rank_(rank),
+      own_k_(k),
+      own_v_(v),
+      own_slots_(slots),
+      travelling_(narrow_to(slots)),
+      space_(&space) {
   std::size_t most = 0;
   bool sends_own = false;
   for (const RingStep& step : schedule) {
@@ -31,6 +39,7 @@ KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int r
   if (most == 0) return;
   current_ = Buffer(most, ledger);
   next_ = Buffer(most, ledger);
+  if (!space.is_host()) arrived_ = Buffer(most, nullptr, space);
   if (sends_own) pack_own();
 }
 
@@ -47,7 +56,9 @@ std::size_t KvRing::message_bytes(int kv_rank) const {
 
 void KvRing::pack_own() {
   std::byte* target = current_.bytes().data();
-  for (const AnyView* own : {&own_k_, &own_v_}) {
+  for (const AnyView* resident : {&own_k_, &own_v_}) {
+    const HostCopy copy(*resident, *space_);
+    const AnyView* const own = &copy.view();
     const auto row_bytes = static_cast<std::size_t>(own->shape[3]) * size_of(own->type);
     for (std::int64_t batch = 0; batch < own->shape[0]; ++batch) {
       for (std::int64_t token = 0; token < own->shape[1]; ++token) {
@@ -74,19 +85,21 @@ Ticket KvRing::start(const RingStep& step, Transport& transport) {
 }
 
 void KvRing::advance(const RingStep& step) {
-  if (step.recv_from >= 0) std::swap(current_, next_);
+  if (step.recv_from < 0) return;
+  std::swap(current_, next_);
+  if (!space_->is_host()) space_->copy_in(arrived_.data(), current_.data(), message_bytes(step.next_kv_rank));
 }
 
 AnyView KvRing::keys(const RingStep& step) const {
   if (step.kv_rank == rank_) return own_k_;
-  return dense_any_view(current_.data(), own_k_.type, travelling_shape(own_k_, step.kv_rank));
+  return dense_any_view(in_hand(), own_k_.type, travelling_shape(own_k_, step.kv_rank));
 }
 
 AnyView KvRing::values(const RingStep& step) const {
   if (step.kv_rank == rank_) return own_v_;
   const Shape4 k_shape = travelling_shape(own_k_, step.kv_rank);
   const std::byte* data =
-      current_.bytes().data() + static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
+      static_cast<const std::byte*>(in_hand()) + static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
   return dense_any_view(data, own_v_.type, travelling_shape(own_v_, step.kv_rank));
 }
 

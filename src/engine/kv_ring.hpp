@@ -20,13 +20,13 @@ struct NarrowedHeads {
 };
 NarrowedHeads narrow_to(std::span<const HeadSlot> slots);
 
-/// The two buffers of KV that go round, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
+/// The two buffers of KV that go round, on the host whatever space the views lie in, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
 /// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense.
 class KvRing {
  public:
   /// Takes the buffers where the schedule moves anything. The views must outlive the ring.
   KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
-         std::span<const HeadSlot> slots, MemoryLedger* ledger);
+         std::span<const HeadSlot> slots, MemorySpace& space, MemoryLedger* ledger);
 
   /// Starts passing on what is in hand, and receiving what comes next.
   [[nodiscard]] Ticket start(const RingStep& step, Transport& transport);
@@ -43,6 +43,7 @@ class KvRing {
 
  private:
   void pack_own();
+  const void* in_hand() const { return space_->is_host() ? current_.data() : arrived_.data(); }
   Shape4 travelling_shape(const AnyView& own, int kv_rank) const;
 
   const SequenceLayout* layout_;
@@ -51,8 +52,10 @@ class KvRing {
   AnyView own_v_;
   std::span<const HeadSlot> own_slots_;
   NarrowedHeads travelling_;  // of own_k_, in the order they travel
+  MemorySpace* space_;
   Buffer current_;
   Buffer next_;
+  Buffer arrived_;  // on a device: a copy of what is in hand
 };
 
 }  // namespace ringscan

@@ -45,7 +45,7 @@ void walk_ring(const MeasureTask& task, const Band& band, Transport& transport, 
   const SequenceLayout& layout = *task.layout;
   const int rank = transport.rank();
   const RingSchedule schedule = make_ring_schedule(layout, band, rank);
-  KvRing ring(layout, schedule, rank, task.k, narrow_values(task.k), task.slots, ledger);
+  KvRing ring(layout, schedule, rank, task.k, narrow_values(task.k), task.slots, host_memory(), ledger);
   std::unique_ptr<PendingSum> open_ranks;
   for (const RingStep& step : schedule) {
     Ticket moving = ring.start(step, transport);

@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/kv_ring.hpp"
+#include "engine/resident.hpp"
 #include "engine/ring_walk.hpp"
 #include "engine/sparse_pass.hpp"
 #include "mechanism/ordered_fold.hpp"
@@ -72,7 +73,7 @@ class RingPass {
 
   void go_round() {
     KvRing ring = timed(result_.finish_seconds, [&] {
-      return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, ledger_);
+      return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, kernels_.memory(), ledger_);
     });
     std::unique_ptr<PendingSum> open_ranks;
     for (std::size_t index = 0; index < schedule_.size(); ++index) {
@@ -104,8 +105,11 @@ class RingPass {
     const auto chunks = task_.layout->chunks(rank_);
     // Reading is collective, so that the ranks wait for each other here anyway.
     while (!has_early_exit() || any_rank_open()) {
-      const auto block = timed(result_.context_seconds, [&] { return task_.context->next(); });
+      auto block = timed(result_.context_seconds, [&] { return task_.context->next(); });
       if (!block) break;
+      const Resident k(block->k, kernels_.memory()), v(block->v, kernels_.memory());
+      block->k = k.view();
+      block->v = v.view();
       for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
         const AttendTask task = context_task(task_, *block, heads.slots, chunks[chunk], band_);
         if (!any_pair(band_, task.query_run, task.key_run)) continue;

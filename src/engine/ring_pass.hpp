@@ -15,12 +15,14 @@
 namespace ringscan {
 
 /// A rank's share of one pass over one head group. Views are [batch, local tokens, heads, dim], tokens in the order of
-/// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head).
+/// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head). All views are dense, and lie in the kernels'
+/// memory().
 struct RingPassTask {
   const SequenceLayout* layout = nullptr;
   Mechanism mechanism;
   double scale = 1.0;
   std::int64_t key_block = 512;
+  std::int64_t piece_keys = 8192;  ///< the kernels' (piece_keys())
   AnyView q;
   AnyView k;
   AnyView v;

@@ -11,9 +11,6 @@
 
 namespace ringscan {
 
-/// Keys are handed to the kernels in pieces of this many, so that progress shows. A multiple of every key block.
-inline constexpr std::int64_t kPieceKeys = 8192;
-
 /// Moves the transfer in flight on whenever the kernels come up for air.
 class TransferHeartbeat final : public Heartbeat {
  public:
@@ -46,7 +43,7 @@ void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep
   const AnyView k = ring.keys(step);
   const AnyView v = ring.values(step);
   for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
-    const std::int64_t begin = std::max(keys.run.begin, (end - 1) / kPieceKeys * kPieceKeys);
+    const std::int64_t begin = std::max(keys.run.begin, (end - 1) / pass.piece_keys * pass.piece_keys);
     task.key_run = pass.positions({begin, end});
     const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
     task.k = k.tokens(first_local, end - begin);

@@ -15,6 +15,7 @@
 #include "engine/io_queue.hpp"
 #include "engine/layer_io.hpp"
 #include "engine/linear_layer.hpp"
+#include "engine/resident.hpp"
 #include "kernels/linear_kernels.hpp"
 
 namespace ringscan {
@@ -140,9 +141,20 @@ class Job {
   }
 
   void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output, IoQueue& queue) {
+    std::vector<int> met_keys;  // places in the shard
+    std::optional<ResidentShard> resident;
     for (const PassPlan& pass : shard.passes) {
-      for (const HeadGroup& group : pass.groups) run_group(shard, pass, group, input, output, queue);
+      for (const HeadGroup& group : pass.groups) {
+        if (!carries_state(pass.mechanism)) {
+          if (!resident) resident.emplace(timed(report_.staging_seconds, [&] {
+            return ResidentShard(input, output, kernels_.memory());
+          }));
+          for (const int head : group.heads) met_keys.push_back(place_of(shard.heads, head));
+        }
+        run_group(shard, pass, group, input, output, resident ? &*resident : nullptr, queue);
+      }
     }
+    if (resident) timed(report_.staging_seconds, [&] { resident->bring_back(met_keys); });
   }
 
   /// Of the whole run's work.
@@ -154,7 +166,7 @@ class Job {
   }
 
   void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
-                 ShardOutput& output, IoQueue& queue) {
+                 ShardOutput& output, const ResidentShard* resident, IoQueue& queue) {
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
     std::vector<HeadSlot> slots;
     for (const int head : group.heads) {
@@ -170,7 +182,7 @@ class Job {
                                  input.q,  input.k, input.v, &input.linear, output.o, &output.states};
       add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
     } else {
-      RingPassTask task = ring_task(shard, pass, slots, input, output);
+      RingPassTask task = ring_task(shard, pass, slots, *resident);
       StreamedContext context(earlier_.segments(layer), group.kv_heads, plan_.context_block, !config_.allow_nonfinite,
                               queue, &ledger_);
       if (context.tokens() > 0) task.context = &context;
@@ -181,21 +193,22 @@ class Job {
   }
 
   RingPassTask ring_task(const ShardPlan& shard, const PassPlan& pass, std::span<const HeadSlot> slots,
-                         const ShardInput& input, const ShardOutput& output) const {
+                         const ResidentShard& resident) const {
     RingPassTask task;
     task.layout = &shard.layout;
     task.mechanism = pass.mechanism;
     task.scale = pass.scale;
     task.key_block = plan_.key_block;
-    task.q = input.q;
-    task.k = input.k;
-    task.v = input.v;
+    task.piece_keys = kernels_.piece_keys();
+    task.q = resident.q();
+    task.k = resident.k();
+    task.v = resident.v();
     task.slots = slots;
-    task.o = output.o;
-    task.statistic = has_lse(pass.mechanism) ? output.lse : output.remainder;
+    task.o = resident.o();
+    task.statistic = has_lse(pass.mechanism) ? resident.lse() : resident.remainder();
     task.wants_kept_mass = config_.want_kept_mass;
-    task.kept_mass = output.kept_mass;
-    task.remainder_value = input.remainder_value;
+    task.kept_mass = resident.kept_mass();
+    task.remainder_value = resident.remainder_value();
     return task;
   }
 
@@ -230,7 +243,8 @@ class Job {
 void reduce(RunReport& report, Transport& transport) {
   std::array seconds{&report.total_seconds,   &report.read_seconds,       &report.read_wait_seconds,
                      &report.compute_seconds, &report.exposed_seconds,    &report.finish_seconds,
-                     &report.write_seconds,   &report.write_wait_seconds, &report.context_wait_seconds};
+                     &report.write_seconds,   &report.write_wait_seconds, &report.context_wait_seconds,
+                     &report.staging_seconds};
   for (double* value : seconds) *value = transport.RankGroup::all_reduce(*value, ReduceOp::kMax);
   report.computed_flops = transport.RankGroup::all_reduce(report.computed_flops, ReduceOp::kSum);
   const auto reduce_integer = [&](auto& value, ReduceOp op) {
@@ -252,6 +266,7 @@ void reduce(RunReport& report, Transport& transport) {
   reduce_integer(report.not_collective, ReduceOp::kSum);
   reduce_integer(report.peak_bytes, ReduceOp::kMax);
   reduce_integer(report.resident_bytes, ReduceOp::kMax);
+  reduce_integer(report.device_peak_bytes, ReduceOp::kMax);
 }
 
 RunPlan plan_run(const RunConfig& config, const RunContext& context, const ActivationReader& reader,
@@ -261,7 +276,10 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
   resources.world_size = transport.world_size();
   resources.supports_io_thread = transport.supports_threads();
   const std::size_t available =
-      config.memory_bytes.value_or(available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(context.ranks_on_node));
+      // What the plan lets a rank hold has to fit on its device too, which holds no more than that.
+      std::min(kernels.memory().free_bytes() / 20 * 19,
+               config.memory_bytes.value_or(available_memory_bytes() / 10 * 9 /
+                                            static_cast<std::size_t>(context.ranks_on_node)));
   resources.memory_limit_bytes =
       static_cast<std::size_t>(transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
   RunPlan plan;
@@ -295,16 +313,34 @@ void write_attributes(ActivationWriter& writer, const RunConfig& config, const R
 
 }  // namespace
 
-std::unique_ptr<Kernels> make_kernels(const std::string& name) {
-  if (name == "cuda") throw bad_input("backend = cuda: this build has no CUDA backend; use backend = cpu");
-  return make_cpu_kernels();
+std::unique_ptr<Kernels> make_kernels(const std::string& name, const RunContext& context) {
+  Transport& transport = *context.transport;
+  if (context.make_kernels) return context.make_kernels();
+  const int devices = name == "cpu" ? 0 : count_cuda_devices();
+  const bool has_own = context.ranks_on_node <= devices;
+  const bool all_have = transport.RankGroup::all_reduce(std::int64_t{has_own ? 1 : 0}, ReduceOp::kMin) == 1;
+  std::unique_ptr<Kernels> kernels;
+  run_collectively(transport, [&] {
+    if (name == "cuda" && !has_cuda_backend()) {
+      throw bad_input("backend = cuda: this build has no CUDA backend; use backend = cpu");
+    }
+    if (name == "cuda" && devices == 0) {
+      throw bad_input("backend = cuda: found no GPU of compute capability 8.0 or later here; use backend = cpu");
+    }
+    if (name == "cuda" && !has_own) {
+      throw bad_input("backend = cuda: found " + std::to_string(context.ranks_on_node) + " ranks on a node with " +
+                      std::to_string(devices) + (devices == 1 ? " GPU" : " GPUs") + ", want at most one rank a GPU");
+    }
+    kernels = name == "cpu" || !all_have ? make_cpu_kernels() : make_cuda_kernels(context.rank_on_node);
+  });
+  return kernels;
 }
 
 RunReport run(const RunConfig& config, const RunContext& context) {
   Transport& transport = *context.transport;
   const Stopwatch total;
   std::unique_ptr<Kernels> kernels;
-  run_collectively(transport, [&] { kernels = make_kernels(config.backend); });
+  kernels = make_kernels(config.backend, context);
   const std::unique_ptr<Transport> io_transport = transport.duplicate();
   const std::unique_ptr<FileAccess> access = context.make_access(*io_transport);
 
@@ -343,6 +379,7 @@ RunReport run(const RunConfig& config, const RunContext& context) {
       reader.record().not_collective + writer->record().not_collective + context_record.not_collective;
   report.peak_bytes = job.ledger().peak_bytes();
   report.resident_bytes = peak_resident_bytes();
+  report.device_peak_bytes = kernels->memory().peak_bytes();
   reduce(report, transport);
   report.finished = true;
   return report;

@@ -21,14 +21,18 @@ struct RunContext {
   std::function<std::unique_ptr<FileAccess>(Transport& group)> make_access;
   /// Ranks that share this machine's memory: what --memory defaults to is divided by them.
   int ranks_on_node = 1;
+  int rank_on_node = 0;  ///< this one among them: the GPU it takes
   /// Told how far this rank is, 0 to 1, and what it does.
   std::function<void(double fraction, std::string_view phase)> on_progress;
   /// Called where this rank alone has failed: must release the others from their waiting (and may end the process).
   std::function<void(const Error&)> on_lone_failure;
+  /// Where a test brings kernels of its own; else make_kernels().
+  std::function<std::unique_ptr<Kernels>()> make_kernels;
 };
 
-/// The backend that `name` (auto, cpu, cuda) stands for here. @throws Error(kBadInput) where it is not in this build.
-std::unique_ptr<Kernels> make_kernels(const std::string& name);
+/// The backend that `name` (auto, cpu, cuda) stands for on this rank; auto: cuda where every rank has a GPU of its own.
+/// Collective. @throws Error(kBadInput) where it is not in this build, or a rank has no GPU.
+std::unique_ptr<Kernels> make_kernels(const std::string& name, const RunContext& context);
 
 /// Collective. With config.dry_run it stops after planning. @throws Error.
 RunReport run(const RunConfig& config, const RunContext& context);

@@ -100,6 +100,7 @@ Json figures_json(const RunReport& report) {
             {"read_exposed", report.read_wait_seconds},
             {"compute", report.compute_seconds},
             {"exposed_communication", report.exposed_seconds},
+            {"staging", report.staging_seconds},
             {"finish", report.finish_seconds},
             {"write", report.write_seconds},
             {"write_exposed", report.write_wait_seconds},
@@ -118,7 +119,8 @@ Json figures_json(const RunReport& report) {
             {"blocks_not_read", report.context_blocks.blocks_left},
             {"bytes", report.context_bytes}}},
           {"io_is_collective", io_checked > 0.0 ? Json(report.not_collective == 0) : Json(nullptr)},
-          {"memory", {{"peak_bytes", report.peak_bytes}, {"resident_bytes", report.resident_bytes}}}};
+          {"memory", {{"peak_bytes", report.peak_bytes}, {"resident_bytes", report.resident_bytes},
+            {"device_peak_bytes", report.device_peak_bytes}}}};
 }
 
 std::string format(const char* pattern, auto... values) {
@@ -209,6 +211,7 @@ std::string summarize(const RunReport& report) {
               report.tflops() * 1e3 / report.plan.world_size));
   line("exchange", report.exposed_seconds,
        human_bytes(report.sent_bytes) + " moved; the time is what computing did not hide");
+  if (report.device_peak_bytes > 0) line("staging", report.staging_seconds, "to the GPU and back");
   line("finish", report.finish_seconds, "");
   line("write", report.write_seconds, human_bytes(report.written_bytes) + ", " + exposed(report.write_wait_seconds));
   line("total", report.total_seconds, "");
@@ -226,7 +229,9 @@ std::string summarize(const RunReport& report) {
                   mass.sum / static_cast<double>(mass.rows), mass.min, mass.error_bound);
   }
   out << "memory: at most " << human_bytes(report.peak_bytes) << " a rank in buffers, "
-      << human_bytes(report.resident_bytes) << " resident a process\n";
+      << human_bytes(report.resident_bytes) << " resident a process";
+  if (report.device_peak_bytes > 0) out << ", " << human_bytes(report.device_peak_bytes) << " on its GPU";
+  out << "\n";
   if (report.is_parallel_io) {
     out << "file transfers: "
         << (report.not_collective == 0 ? "all collective" : std::to_string(report.not_collective) + " not collective")

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 #include <vector>
 
 #include "comm/ring_schedule.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/kv_ring.hpp"
+#include "engine/resident.hpp"
 #include "engine/ring_walk.hpp"
 #include "mechanism/growing_window.hpp"
 
@@ -123,6 +125,10 @@ class SparsePass {
   void meet_context(std::int64_t walked, std::int64_t v_dim, Visit&& visit) {
     while (auto block = timed(result_.context_seconds, [&] { return task_.context->next(); })) {
       measure_norms(*block);
+      const Resident k(block->k, kernels_.memory());
+      const Resident v(v_dim > 0 ? block->v : without_values(block->v), kernels_.memory());
+      block->k = k.view();
+      block->v = v.view();
       block->v.shape[3] = v_dim;
       for (Rows& rows : rows_) {
         const AttendTask task = context_task(task_, *block, heads_.slots, *rows.chunk, band_);
@@ -138,7 +144,7 @@ class SparsePass {
   template <typename Visit>
   void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
     KvRing ring = timed(result_.finish_seconds,
-                        [&] { return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, ledger_); });
+                        [&] { return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, kernels_.memory(), ledger_); });
     std::size_t parts_ahead = 0;
     for (const RingStep& step : schedule) parts_ahead += step.parts.size();
     std::size_t parts_behind = 0;
@@ -254,10 +260,11 @@ class SparsePass {
     const std::int64_t batch_size = task_.q.shape[0];
     const auto num_slots = static_cast<std::int64_t>(task_.slots.size());
     std::vector<double> largest(static_cast<std::size_t>(batch_size * num_slots), 0.0);
+    const HostCopy values(task_.v, kernels_.memory());
     for (std::size_t i = 0; i < largest.size(); ++i) {
       const auto index = static_cast<std::int64_t>(i);
       const int kv_head = task_.slots[static_cast<std::size_t>(index % num_slots)].kv_head;
-      largest[i] = largest_norm(task_.v, {0, task_.v.shape[1]}, index / num_slots, kv_head);
+      largest[i] = largest_norm(values.view(), {0, task_.v.shape[1]}, index / num_slots, kv_head);
     }
     for (std::size_t i = 0; i < largest.size(); ++i) {
       const auto slots = static_cast<std::size_t>(num_slots);
@@ -266,11 +273,16 @@ class SparsePass {
     }
     transport_.all_reduce(std::span<double>(largest), ReduceOp::kMax);
     KeptMassFigures& figures = result_.kept_mass;
+    const HostCopy masses(
+        dense_any_view(static_cast<const void*>(task_.kept_mass.data), ElementType::kFloat32, task_.kept_mass.shape),
+        kernels_.memory());
     for (std::size_t i = 0; i < largest.size(); ++i) {
       const auto index = static_cast<std::int64_t>(i);
       const int head = task_.slots[static_cast<std::size_t>(index % num_slots)].q_head;
       for (std::int64_t token = 0; token < task_.q.shape[1]; ++token) {
-        const double mass = double{*task_.kept_mass.row(index / num_slots, token, head)};
+        float row = 0.0f;
+        std::memcpy(&row, masses.view().row(index / num_slots, token, head), sizeof row);
+        const double mass = double{row};
         figures.sum += mass;
         ++figures.rows;
         figures.min = mass >= figures.min ? figures.min : mass;

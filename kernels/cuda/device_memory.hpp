@@ -1,0 +1,59 @@
+#pragma once
+// A GPU's memory, a stream to work on, and the way between it and the host.
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstddef>
+
+#include "core/memory_space.hpp"
+
+namespace ringscan::cuda {
+
+/// Owns a stream of the device it was made on.
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+  /// Blocks. @throws Error(kFailure) where work on the stream has failed.
+  void wait() const;
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Allocated and released in the stream's order, so that released blocks are used again without waiting. Copies go
+/// through two pinned buffers, one filled while the other is on its way.
+class DeviceMemory final : public MemorySpace {
+ public:
+  /// Of the calling thread's current device. The stream must outlive it.
+  explicit DeviceMemory(const Stream& stream);
+  ~DeviceMemory() override;
+
+  std::string_view name() const override { return "device"; }
+  bool is_host() const override { return false; }
+  void* allocate(std::size_t bytes) override;
+  void release(void* data, std::size_t bytes) noexcept override;
+  void copy_in(void* to, const void* from_host, std::size_t bytes) override;
+  void copy_out(void* to_host, const void* from, std::size_t bytes) override;
+  void fill_zero(void* data, std::size_t bytes) override;
+  std::size_t free_bytes() const override;
+  std::size_t peak_bytes() const override { return peak_bytes_; }
+
+ private:
+  struct Staging {
+    std::byte* data = nullptr;
+    cudaEvent_t done = nullptr;
+  };
+
+  cudaStream_t stream_;
+  cudaMemPool_t pool_ = nullptr;
+  std::array<Staging, 2> staging_;
+  std::size_t current_bytes_ = 0;
+  std::size_t peak_bytes_ = 0;
+};
+
+}  // namespace ringscan::cuda

@@ -1,0 +1,33 @@
+#pragma once
+// Where memory lies: the host's, or a device's. Copies between a space and the host are complete when they return.
+
+#include <cstddef>
+#include <string_view>
+
+namespace ringscan {
+
+class MemorySpace {
+ public:
+  virtual ~MemorySpace() = default;
+  virtual std::string_view name() const = 0;
+  /// True where the host may read and write through the pointers.
+  virtual bool is_host() const = 0;
+
+  /// @throws Error(kFailure) where there is no memory left. @pre bytes > 0.
+  virtual void* allocate(std::size_t bytes) = 0;
+  virtual void release(void* data, std::size_t bytes) noexcept = 0;
+
+  virtual void copy_in(void* to, const void* from_host, std::size_t bytes) = 0;
+  virtual void copy_out(void* to_host, const void* from, std::size_t bytes) = 0;
+  virtual void fill_zero(void* data, std::size_t bytes) = 0;
+
+  /// What may still be allocated; of the host this is not asked.
+  virtual std::size_t free_bytes() const = 0;
+  /// The most that was allocated at a time, where the space counts it.
+  virtual std::size_t peak_bytes() const { return 0; }
+};
+
+/// The host's, aligned to 128 bytes; large blocks ask for huge pages.
+MemorySpace& host_memory();
+
+}  // namespace ringscan

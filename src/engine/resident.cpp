@@ -1,0 +1,78 @@
+#include "engine/resident.hpp"
+
+#include <utility>
+
+namespace ringscan {
+namespace {
+
+template <typename View>
+std::size_t bytes_of(const View& view) {
+  return static_cast<std::size_t>(element_count(view.shape)) * size_of(view.type);
+}
+
+}  // namespace
+
+Resident::Resident(const AnyView& host, MemorySpace& space) : view_(host) {
+  if (space.is_host() || host.data == nullptr) return;
+  copy_ = Buffer(bytes_of(host), nullptr, space);
+  space.copy_in(copy_.data(), host.data, copy_.size_bytes());
+  view_ = dense_any_view(std::as_const(copy_).data(), host.type, host.shape);
+}
+
+HostCopy::HostCopy(const AnyView& resident, MemorySpace& space) : view_(resident) {
+  if (space.is_host() || resident.data == nullptr) return;
+  copy_ = Buffer(bytes_of(resident));
+  space.copy_out(copy_.data(), resident.data, copy_.size_bytes());
+  view_ = dense_any_view(std::as_const(copy_).data(), resident.type, resident.shape);
+}
+
+ResidentShard::ResidentShard(const ShardInput& input, const ShardOutput& output, MemorySpace& space)
+    : space_(&space),
+      q_(input.q, space),
+      k_(input.k, space),
+      v_(input.v, space),
+      remainder_value_(input.remainder_value, space),
+      host_o_(output.o),
+      o_(output.o),
+      lse_(make_statistic(output.lse)),
+      remainder_(make_statistic(output.remainder)),
+      kept_mass_(make_statistic(output.kept_mass)) {
+  if (space.is_host()) return;
+  const ElementType type = output.o.type == ElementType::kFloat64 ? ElementType::kFloat32 : output.o.type;
+  o_copy_ = Buffer(static_cast<std::size_t>(element_count(output.o.shape)) * size_of(type), nullptr, space);
+  o_ = dense_any_view(o_copy_.data(), type, output.o.shape);
+}
+
+ResidentShard::Statistic ResidentShard::make_statistic(const TensorView<float>& host) const {
+  Statistic statistic{host, {}, host};
+  if (space_->is_host() || host.data == nullptr) return statistic;
+  statistic.copy = Buffer(static_cast<std::size_t>(element_count(host.shape)) * sizeof(float), nullptr, *space_);
+  space_->copy_in(statistic.copy.data(), host.data, statistic.copy.size_bytes());
+  statistic.view = dense_view(statistic.copy.as<float>(), host.shape);
+  return statistic;
+}
+
+void ResidentShard::bring_back(const std::vector<int>& heads) const {
+  if (space_->is_host()) return;
+  for (const Statistic* statistic : {&lse_, &remainder_, &kept_mass_}) {
+    if (statistic->view.data == nullptr) continue;
+    space_->copy_out(statistic->host.data, statistic->view.data, statistic->copy.size_bytes());
+  }
+  if (std::ssize(heads) == host_o_.shape[2] && host_o_.type == o_.type) {
+    space_->copy_out(host_o_.data, o_.data, o_copy_.size_bytes());
+    return;
+  }
+  // The other heads' rows were written on the host.
+  const HostCopy rows(o_, *space_);
+  const auto dim = static_cast<std::size_t>(o_.shape[3]);
+  for (std::int64_t batch = 0; batch < o_.shape[0]; ++batch) {
+    for (std::int64_t token = 0; token < o_.shape[1]; ++token) {
+      for (const int head : heads) {
+        convert_elements(rows.view().row(batch, token, head), o_.type, host_o_.row(batch, token, head), host_o_.type,
+                         dim);
+      }
+    }
+  }
+}
+
+}  // namespace ringscan
