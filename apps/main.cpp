@@ -84,8 +84,8 @@ int run_alone(const Arguments& arguments, const Launch& launch) {
     const int ranks = invocation.ranks.value_or(1);
     run_ranks(ranks, [&](Transport& transport) {
       const std::unique_ptr<FileAccess> access = make_shared_file_access(transport);
-      Job job{transport, *access, [](Transport& group) { return make_shared_file_access(group); }, ranks,
-              transport.rank(), [&transport](const Error&) { transport.announce_failure(); }};
+      Job job{transport, *access,          [](Transport& group) { return make_shared_file_access(group); },
+              ranks,     transport.rank(), [&transport](const Error&) { transport.announce_failure(); }};
       const int own_code = run_command_of(job, invocation);
       if (job.is_root()) code = own_code;
     });
@@ -156,12 +156,9 @@ int run_as_rank(const Arguments& arguments, const Launch& launch) {
     start_logging(invocation.log_level, transport->rank() == 0);
     const std::unique_ptr<FileAccess> access = make_mpi_file_access(file_communicator.get(), *transport);
     const NodePlace node = place_on_node();
-    Job job{*transport,
-            *access,
-            [&](Transport& group) { return make_mpi_file_access(beside_communicator.get(), group); },
-            node.ranks,
-            node.rank,
-            {}};
+    Job job{
+        *transport, *access,   [&](Transport& group) { return make_mpi_file_access(beside_communicator.get(), group); },
+        node.ranks, node.rank, {}};
     if (transport->world_size() > 1) job.on_lone_failure = end_job;
     code = run_command_of(job, invocation);
   });

@@ -55,7 +55,8 @@ std::int64_t visible_tiles(const AttendTask& task, std::int64_t query_tile, std:
   std::int64_t tiles = 0;
   for (std::int64_t begin = task.query_run.begin; begin < task.query_run.end; begin += query_tile) {
     const std::int64_t end = std::min(task.query_run.end, begin + query_tile);
-    const std::int64_t first = std::max(task.key_run.begin, begin - std::min(task.band.max_delta, begin - task.key_run.begin));
+    const std::int64_t first =
+        std::max(task.key_run.begin, begin - std::min(task.band.max_delta, begin - task.key_run.begin));
     const std::int64_t last = std::min(task.key_run.end, end - std::max(task.band.min_delta, end - task.key_run.end));
     if (first >= last) continue;
     tiles += ceil_div(last - task.key_run.begin, key_tile) - (first - task.key_run.begin) / key_tile;
@@ -69,7 +70,8 @@ class CudaKernels final : public Kernels {
       : is_hopper_(compute_capability_major(device) == 9), host_(make_cpu_kernels()), memory_(stream_) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device));
-    device_ = std::string(properties.name) + ", sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
+    device_ =
+        std::string(properties.name) + ", sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
     workspace_ = Buffer(static_cast<std::size_t>(kWorkspaceBytes), nullptr, memory_);
     workspace_.fill_zero();
   }
@@ -107,11 +109,10 @@ class CudaKernels final : public Kernels {
     if (sparse == nullptr || sparse->select == SparseSelect::kWindow) return lse + sizeof(std::uint32_t);
     return lse + portable::search_rows_bytes(shape) + portable::search_bins_bytes(shape) + sizeof(std::uint32_t);
   }
-  std::size_t scratch_bytes(std::int64_t, std::int64_t, std::int64_t) const override {
-    return std::size_t{1} << 20;
-  }
+  std::size_t scratch_bytes(std::int64_t, std::int64_t, std::int64_t) const override { return std::size_t{1} << 20; }
 
-  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block, Heartbeat& heartbeat) override {
+  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
+                     Heartbeat& heartbeat) override {
     return attend_dense(task, params, block, heartbeat, takes_hopper(task));
   }
   AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
@@ -183,12 +184,12 @@ class CudaKernels final : public Kernels {
     return task.query_run.empty() || task.key_run.empty() || task.slots.empty() || task.q.shape[0] == 0;
   }
 
-  /// What the kernels of attend.hpp ask for; every row's own window is the portable ones'.
+  /// What the kernels of attend.hpp ask for.
   bool takes_hopper(const AttendTask& task) const {
     const std::int64_t head_dim = task.q.shape[3];
-    return is_hopper_ && task.max_deltas.empty() && head_dim % 8 == 0 && head_dim <= 256 &&
-           task.v.shape[3] == head_dim && task.q.type == task.k.type && task.q.type == task.v.type &&
-           tma_readable(task.q) && tma_readable(task.k) && tma_readable(task.v) && task.scale > 0.0f;
+    return is_hopper_ && head_dim % 8 == 0 && head_dim <= 256 && task.v.shape[3] == head_dim &&
+           task.q.type == task.k.type && task.q.type == task.v.type && tma_readable(task.q) && tma_readable(task.k) &&
+           tma_readable(task.v) && task.scale > 0.0f;
   }
 
   template <typename T>
@@ -224,11 +225,11 @@ class CudaKernels final : public Kernels {
     if (is_empty(task)) return {};
     DeviceAttend launch = launch_of(task, partial_of(block));
     const Buffer deltas = on_device(task.max_deltas);
+    launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
     if (by_hopper) {
       cuda::attend(launch, params, stream_.get());
       return stats_of(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false, heartbeat);
     }
-    launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
     portable::attend(launch, params, stream_.get());
     return stats_of(task, portable::kQueryTile, portable::kKeyTile, false, heartbeat);
   }

@@ -25,7 +25,8 @@ class MemoryLedger {
   std::atomic<std::size_t> peak_{0};
 };
 
-/// Owns uninitialised memory aligned to 128 bytes, of the host or of a device. Movable, not copyable; an empty one holds nothing.
+/// Owns uninitialised memory aligned to 128 bytes, of the host or of a device. Movable, not copyable; an empty one
+/// holds nothing.
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 128;

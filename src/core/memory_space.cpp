@@ -20,8 +20,8 @@ std::align_val_t alignment_of(std::size_t bytes) {
   return std::align_val_t{bytes >= kHugeFrom ? kHugePage : Buffer::kAlignment};
 }
 
-/// Shards and accumulators are written once right after they were allocated, and by pages of 4 KiB the faults took longer
-/// than the rounding of rows that wrote them. Advice alone: a system without such pages works as before.
+/// Shards and accumulators are written once right after they were allocated, and by pages of 4 KiB the faults took
+/// longer than the rounding of rows that wrote them. Advice alone: a system without such pages works as before.
 void advise_huge_pages(void* data, std::size_t bytes) {
   if (bytes >= kHugeFrom) ::madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 }
@@ -31,12 +31,12 @@ class HostMemory final : public MemorySpace {
   std::string_view name() const override { return "host"; }
   bool is_host() const override { return true; }
   void* allocate(std::size_t bytes) override {
-    void* data = ::operator new (bytes, alignment_of(bytes), std::nothrow);
+    void* data = ::operator new(bytes, alignment_of(bytes), std::nothrow);
     if (data == nullptr) throw failure("out of memory: could not allocate " + std::to_string(bytes) + " bytes");
     advise_huge_pages(data, bytes);
     return data;
   }
-  void release(void* data, std::size_t bytes) noexcept override { ::operator delete (data, alignment_of(bytes)); }
+  void release(void* data, std::size_t bytes) noexcept override { ::operator delete(data, alignment_of(bytes)); }
   void copy_in(void* to, const void* from_host, std::size_t bytes) override { copy_out(to, from_host, bytes); }
   void copy_out(void* to_host, const void* from, std::size_t bytes) override {
     if (bytes > 0) std::memcpy(to_host, from, bytes);

@@ -98,8 +98,8 @@ AnyView KvRing::keys(const RingStep& step) const {
 AnyView KvRing::values(const RingStep& step) const {
   if (step.kv_rank == rank_) return own_v_;
   const Shape4 k_shape = travelling_shape(own_k_, step.kv_rank);
-  const std::byte* data =
-      static_cast<const std::byte*>(in_hand()) + static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
+  const std::byte* data = static_cast<const std::byte*>(in_hand()) +
+                          static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
   return dense_any_view(data, own_v_.type, travelling_shape(own_v_, step.kv_rank));
 }
 

@@ -20,8 +20,9 @@ struct NarrowedHeads {
 };
 NarrowedHeads narrow_to(std::span<const HeadSlot> slots);
 
-/// The two buffers of KV that go round, on the host whatever space the views lie in, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
-/// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense.
+/// The two buffers of KV that go round, on the host whatever space the views lie in, and whose keys are in hand. Only
+/// the KV heads that `slots` name travel, k and v in one message: k [batch, tokens, kv heads, head_dim], then v [batch,
+/// tokens, kv heads, v_dim], both dense.
 class KvRing {
  public:
   /// Takes the buffers where the schedule moves anything. The views must outlive the ring.

@@ -15,8 +15,8 @@
 namespace ringscan {
 
 /// A rank's share of one pass over one head group. Views are [batch, local tokens, heads, dim], tokens in the order of
-/// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head). All views are dense, and lie in the kernels'
-/// memory().
+/// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head). All views are dense, and lie
+/// in the kernels' memory().
 struct RingPassTask {
   const SequenceLayout* layout = nullptr;
   Mechanism mechanism;

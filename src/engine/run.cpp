@@ -146,9 +146,9 @@ class Job {
     for (const PassPlan& pass : shard.passes) {
       for (const HeadGroup& group : pass.groups) {
         if (!carries_state(pass.mechanism)) {
-          if (!resident) resident.emplace(timed(report_.staging_seconds, [&] {
-            return ResidentShard(input, output, kernels_.memory());
-          }));
+          if (!resident)
+            resident.emplace(
+                timed(report_.staging_seconds, [&] { return ResidentShard(input, output, kernels_.memory()); }));
           for (const int head : group.heads) met_keys.push_back(place_of(shard.heads, head));
         }
         run_group(shard, pass, group, input, output, resident ? &*resident : nullptr, queue);

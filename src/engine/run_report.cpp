@@ -119,7 +119,9 @@ Json figures_json(const RunReport& report) {
             {"blocks_not_read", report.context_blocks.blocks_left},
             {"bytes", report.context_bytes}}},
           {"io_is_collective", io_checked > 0.0 ? Json(report.not_collective == 0) : Json(nullptr)},
-          {"memory", {{"peak_bytes", report.peak_bytes}, {"resident_bytes", report.resident_bytes},
+          {"memory",
+           {{"peak_bytes", report.peak_bytes},
+            {"resident_bytes", report.resident_bytes},
             {"device_peak_bytes", report.device_peak_bytes}}}};
 }
 

@@ -25,7 +25,7 @@ struct RunReport {
   double read_wait_seconds = 0.0;     ///< not hidden behind computing
   double compute_seconds = 0.0;       ///< in the kernels
   double exposed_seconds = 0.0;       ///< moving or waiting for KV, not hidden behind computing
-  double staging_seconds = 0.0;     ///< copying shards to a device, and outputs back
+  double staging_seconds = 0.0;       ///< copying shards to a device, and outputs back
   double finish_seconds = 0.0;        ///< rounding and arranging rows, packing KV
   double write_seconds = 0.0;         ///< in transfers to the file
   double write_wait_seconds = 0.0;    ///< not hidden behind computing
@@ -43,8 +43,8 @@ struct RunReport {
   std::size_t context_bytes = 0;    ///< of one rank; also in read_bytes
   std::int64_t not_collective = 0;  ///< file transfers that were not collective, sum over the ranks
   bool is_parallel_io = false;
-  std::size_t peak_bytes = 0;      ///< in buffers, largest over the ranks; plan.memory bounds it
-  std::size_t resident_bytes = 0;  ///< peak resident set of the largest process
+  std::size_t peak_bytes = 0;         ///< in buffers, largest over the ranks; plan.memory bounds it
+  std::size_t resident_bytes = 0;     ///< peak resident set of the largest process
   std::size_t device_peak_bytes = 0;  ///< in a GPU's memory; 0: none is used
 
   /// Over the compute phase, all ranks together.

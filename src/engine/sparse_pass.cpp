@@ -143,8 +143,9 @@ class SparsePass {
 
   template <typename Visit>
   void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
-    KvRing ring = timed(result_.finish_seconds,
-                        [&] { return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, kernels_.memory(), ledger_); });
+    KvRing ring = timed(result_.finish_seconds, [&] {
+      return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, kernels_.memory(), ledger_);
+    });
     std::size_t parts_ahead = 0;
     for (const RingStep& step : schedule) parts_ahead += step.parts.size();
     std::size_t parts_behind = 0;

@@ -1,0 +1,10 @@
+#include "tests/kernels/kernels_under_test.hpp"
+#include "tests/support/staged_kernels.hpp"
+
+namespace ringscan::test {
+
+std::unique_ptr<Kernels> make_kernels_under_test() {
+  return std::make_unique<StagedKernels>(make_cuda_kernels(0));
+}
+
+}  // namespace ringscan::test

@@ -1,0 +1,112 @@
+#pragma once
+// The CPU's kernels behind a memory of their own: what the engine has to do for a device, without one. Tensors that lie
+// elsewhere are an error.
+
+#include <map>
+#include <memory>
+
+#include "core/error.hpp"
+#include "tests/support/forwarding_kernels.hpp"
+
+namespace ringscan::test {
+
+/// Counts what it gives out, poisons it, and knows it again.
+class FarMemory final : public MemorySpace {
+ public:
+  std::string_view name() const override { return "far"; }
+  bool is_host() const override { return false; }
+  void* allocate(std::size_t bytes) override {
+    void* data = host_memory().allocate(bytes);
+    std::fill_n(static_cast<unsigned char*>(data), bytes, static_cast<unsigned char>(0xff));  // NaN in every type
+    blocks_[data] = bytes;
+    return data;
+  }
+  void release(void* data, std::size_t bytes) noexcept override {
+    blocks_.erase(data);
+    host_memory().release(data, bytes);
+  }
+  void copy_in(void* to, const void* from, std::size_t bytes) override {
+    require(to, bytes, true);
+    host_memory().copy_in(to, from, bytes);
+  }
+  void copy_out(void* to, const void* from, std::size_t bytes) override {
+    require(from, bytes, true);
+    host_memory().copy_out(to, from, bytes);
+  }
+  void fill_zero(void* data, std::size_t bytes) override { host_memory().fill_zero(data, bytes); }
+  std::size_t free_bytes() const override { return std::size_t{1} << 40; }
+  std::size_t peak_bytes() const override { return 1; }
+
+  void require(const void* data, std::size_t bytes, bool is_here) const {
+    if (bytes == 0 || data == nullptr) return;
+    const auto* first = static_cast<const unsigned char*>(data);
+    bool found = false;
+    for (const auto& [begin, size] : blocks_) {
+      const auto* block = static_cast<const unsigned char*>(begin);
+      found |= std::less_equal<>()(block, first) && std::less_equal<>()(first + bytes, block + size);
+    }
+    if (found != is_here) throw failure(is_here ? "a tensor is not in far memory" : "a tensor is in far memory");
+  }
+
+ private:
+  std::map<const void*, std::size_t> blocks_;
+};
+
+class FarKernels final : public ForwardingKernels {
+ public:
+  FarKernels() : ForwardingKernels(make_cpu_kernels()) {}
+
+  std::string_view name() const override { return "far"; }
+  MemorySpace& memory() const override { return memory_; }
+  std::int64_t piece_keys() const override { return std::int64_t{1} << 40; }
+
+  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
+                     Heartbeat& heartbeat) override {
+    return inner().attend(checked(task), params, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
+    return inner().attend(checked(task), params, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
+    return inner().attend(checked(task), chosen, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                     Heartbeat& heartbeat) override {
+    return inner().attend(checked(task), params, block, heartbeat);
+  }
+  void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
+    inner().start_search(checked(sample), keys_kept, block);
+  }
+  void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) override {
+    inner().count(checked(task), block, heartbeat);
+  }
+  void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const override {
+    inner().finish(checked(task), params, block);
+  }
+  void finish(const FinishTask& task, const CogParams& params, const LseBlock& block) const override {
+    inner().finish(checked(task), params, block);
+  }
+  void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {
+    inner().finish(checked(task), params, block);
+  }
+
+ private:
+  const AttendTask& checked(const AttendTask& task) const {
+    for (const AnyView* view : {&task.q, &task.k, &task.v}) {
+      if (element_count(view->shape) > 0) memory_.require(view->data, 1, true);
+    }
+    return task;
+  }
+  const FinishTask& checked(const FinishTask& task) const {
+    memory_.require(task.o.data, 1, true);
+    memory_.require(task.statistic.data, 1, true);
+    memory_.require(task.kept_mass.data, 1, true);
+    memory_.require(task.v_own.data, 1, true);
+    memory_.require(task.remainder_value.data, 1, true);
+    return task;
+  }
+
+  mutable FarMemory memory_;
+};
+
+}  // namespace ringscan::test

@@ -1,0 +1,80 @@
+#pragma once
+// Kernels that hand everything on to others: a base for those that look at, or move, what goes by.
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "kernels/kernels.hpp"
+
+namespace ringscan::test {
+
+class ForwardingKernels : public Kernels {
+ public:
+  explicit ForwardingKernels(std::unique_ptr<Kernels> inner) : inner_(std::move(inner)) {}
+
+  std::string_view name() const override { return inner_->name(); }
+  std::string device() const override { return inner_->device(); }
+  MemorySpace& memory() const override { return inner_->memory(); }
+  std::int64_t piece_keys() const override { return inner_->piece_keys(); }
+  void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override {
+    inner_->make(block, shape, ledger);
+  }
+  void make(StickBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override {
+    inner_->make(block, shape, ledger);
+  }
+  void make(TopkBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override {
+    inner_->make(block, shape, ledger);
+  }
+  std::size_t block_bytes(const Mechanism& mechanism, const PartialShape& shape) const override {
+    return inner_->block_bytes(mechanism, shape);
+  }
+  std::size_t scratch_bytes(std::int64_t head_dim, std::int64_t v_dim, std::int64_t key_block) const override {
+    return inner_->scratch_bytes(head_dim, v_dim, key_block);
+  }
+  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
+                     Heartbeat& heartbeat) override {
+    return inner_->attend(task, params, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
+    return inner_->attend(task, params, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
+    return inner_->attend(task, chosen, block, heartbeat);
+  }
+  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                     Heartbeat& heartbeat) override {
+    return inner_->attend(task, params, block, heartbeat);
+  }
+  void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
+    inner_->start_search(sample, keys_kept, block);
+  }
+  void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) override {
+    inner_->count(task, block, heartbeat);
+  }
+  void count_and_add(const AttendTask& task, TopkBlock& block, LseBlock& all, Heartbeat& heartbeat) override {
+    inner_->count_and_add(task, block, all, heartbeat);
+  }
+  bool narrow(TopkBlock& block) const override { return inner_->narrow(block); }
+  bool all_done(const StickBlock& block) const override { return inner_->all_done(block); }
+  void join(LseBlock& near, const LseBlock& far) const override { inner_->join(near, far); }
+  void join(StickBlock& near, const StickBlock& far) const override { inner_->join(near, far); }
+  void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const override {
+    inner_->finish(task, params, block);
+  }
+  void finish(const FinishTask& task, const CogParams& params, const LseBlock& block) const override {
+    inner_->finish(task, params, block);
+  }
+  void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {
+    inner_->finish(task, params, block);
+  }
+  const LinearKernels& linear() const override { return inner_->linear(); }
+
+ protected:
+  Kernels& inner() const { return *inner_; }
+
+ private:
+  std::unique_ptr<Kernels> inner_;
+};
+
+}  // namespace ringscan::test
