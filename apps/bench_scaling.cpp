@@ -127,7 +127,7 @@ double efficiency_of(bool is_weak, const Point& point, double seconds, double ra
 std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
   const bool is_weak = options.what == "weak";
   std::vector<ScalingFigures> figures;
-  const auto kernels = make_kernels("cpu");
+  const auto kernels = make_cpu_kernels();
   const auto memory_bytes = static_cast<std::size_t>(job.transport.RankGroup::all_reduce(
       static_cast<std::int64_t>(available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node)),
       ReduceOp::kMin));

@@ -56,7 +56,9 @@ struct VerifyReport {
 ///
 /// Bounds for o, as max abs error over a row relative to max|v| over all keys of its head, the context's among them
 /// (and, where the remainder goes to a vector, to that vector's largest entry): float64 and float32 1e-5, float16 2e-3,
-/// bfloat16 1e-2; lse 1e-5; remainder 1e-5. Early exit adds its epsilon to o and remainder.
+/// bfloat16 1e-2; lse 1e-5; remainder 1e-5. Early exit adds its epsilon to o and remainder. Where backend = cuda met
+/// float16 or bfloat16 keys, weights were rounded to that type for the tensor cores: then o has the looser bound of
+/// that type and its output's, and lse and remainder have 1e-3.
 /// @throws Error(kBadInput): a file missing or damaged, an output that is not complete or was not made by `run`, shapes
 /// that do not match the input's.
 VerifyReport verify(const VerifyRequest& request, FileAccess& access);

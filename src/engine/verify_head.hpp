@@ -21,6 +21,7 @@ struct LayerFiles {
   DatasetInfo k;
   DatasetInfo v;
   DatasetInfo o;
+  bool by_tensor_cores = false;   ///< the backend multiplied weights and values in their 16-bit type
   std::vector<KeySegment> keys;   ///< of the joined sequence, earliest first: the context's, then the input's own
   std::vector<double> largest_v;  ///< [batch, num_kv_heads]: max |v|, the context's too
   std::vector<double> remainder_vectors;  ///< [num_heads, v_dim]; empty where no head wants them
