@@ -54,6 +54,7 @@ class ChelaHead {
   void step(std::span<const double> z, std::span<const double> x);
   /// o [v_dim] of the token last taken.
   std::vector<double> output() const;
+  const std::vector<double>& state() const { return state_; }
 
  private:
   const ChelaParameters& p_;

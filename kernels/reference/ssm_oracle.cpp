@@ -68,6 +68,12 @@ MambaBlock::MambaBlock(const MambaParameters& parameters, std::vector<double> h,
   }
 }
 
+std::vector<double> MambaBlock::conv() const {
+  std::vector<double> inputs;
+  for (std::size_t i = 1; i < inputs_.size(); ++i) inputs.insert(inputs.end(), inputs_[i].begin(), inputs_[i].end());
+  return inputs;
+}
+
 std::span<const double> MambaBlock::step(std::span<const double> x) {
   const MambaParameters& p = *parameters_;
   const auto d_inner = static_cast<std::size_t>(p.d_inner);

@@ -59,6 +59,8 @@ class MambaBlock {
   std::span<const double> step(std::span<const double> x);
 
   const std::vector<double>& h() const { return scan_.h(); }
+  /// The last inputs of the convolution [conv_width - 1, d_inner], oldest first, for what comes next.
+  std::vector<double> conv() const;
 
  private:
   const MambaParameters* parameters_;

@@ -16,9 +16,18 @@ namespace {
 
 constexpr std::int64_t kReadTokens = 256;
 
+constexpr double kStateBound = 1e-5;
+
 double bound_of(ElementType type) {
   if (type == ElementType::kFloat16) return 2e-3;
   return type == ElementType::kBfloat16 ? 1e-2 : 1e-5;
+}
+
+/// The largest errors alone, largest first.
+void keep_worst(DatasetCheck& check) {
+  std::stable_sort(check.worst.begin(), check.worst.end(),
+                   [](const RowError& a, const RowError& b) { return a.error > b.error; });
+  check.worst.resize(std::min(check.worst.size(), DatasetCheck::kWorstRows));
 }
 
 /// Some tokens and channels of all batch items.
@@ -86,6 +95,13 @@ class BlockOracle {
   virtual const std::vector<Part>& parts() const = 0;
   /// Token `index` of those read last; in order, each once.
   virtual std::span<const double> step(std::size_t part, std::int64_t index) = 0;
+
+  /// What stands behind the last token that was stepped over: dataset `name` under state/, of a part.
+  struct State {
+    std::int64_t first = 0;  ///< element of the batch item's state
+    std::vector<double> values;
+  };
+  virtual State state(std::size_t part, std::string_view name) const = 0;
 };
 
 class SsmOracle final : public BlockOracle {
@@ -140,6 +156,10 @@ class SsmOracle final : public BlockOracle {
                               states(b_), states(c_));
   }
 
+  State state(std::size_t index, std::string_view) const override {
+    return {parts_[index].first * shape_.d_state, scans_[index].h()};
+  }
+
  private:
   const BlockShape& shape_;
   const BlockFiles& files_;
@@ -178,6 +198,9 @@ class MambaOracle final : public BlockOracle {
   const std::vector<Part>& parts() const override { return parts_; }
   std::span<const double> step(std::size_t index, std::int64_t token) override {
     return blocks_[index].step(x_.row(parts_[index].batch, token));
+  }
+  State state(std::size_t index, std::string_view name) const override {
+    return {0, name == "conv" ? blocks_[index].conv() : blocks_[index].h()};
   }
 
  private:
@@ -242,9 +265,47 @@ std::vector<RowDifference> compare(const BlockShape& shape, const BlockFiles& fi
   return differences;
 }
 
+/// Collective. The state that the output holds, relative to the largest element of the oracle's; no check where it
+/// holds none. @pre the oracle has stepped over all tokens.
+void check_state(const BlockShape& shape, const BlockFiles& files, const BlockOracle& oracle, RankGroup& group,
+                 std::vector<DatasetCheck>& checks) {
+  for (const std::string name : {"h", "conv"}) {
+    const std::string mechanism(name_of(shape.mechanism));
+    const auto info = files.output->find(shape.layer, "state/" + mechanism + "/" + name);
+    if (!info) continue;
+    const std::vector<double> found = files.output->read_whole(*info);
+    const std::int64_t item = std::ssize(found) / std::max<std::int64_t>(1, shape.batch);
+    std::vector<double> flat(static_cast<std::size_t>(shape.batch) * 2, 0.0);  // error, largest
+    for (std::size_t index = 0; index < oracle.parts().size(); ++index) {
+      const std::int64_t batch = oracle.parts()[index].batch;
+      const BlockOracle::State state = oracle.state(index, name);
+      RowDifference difference;
+      difference.add(
+          std::span(found).subspan(static_cast<std::size_t>(batch * item + state.first), state.values.size()),
+          state.values);
+      double* const of_item = flat.data() + 2 * batch;
+      of_item[0] = std::max(of_item[0], difference.error);
+      of_item[1] = std::max(of_item[1], difference.largest);
+    }
+    group.all_reduce(std::span<double>(flat), ReduceOp::kMax);
+    DatasetCheck check;
+    check.layer = shape.layer;
+    check.mechanism = mechanism;
+    check.dataset = "state/" + name;
+    check.bound = kStateBound;
+    check.rows = shape.batch;
+    for (std::int64_t batch = 0; batch < shape.batch; ++batch) {
+      const double* const of_item = flat.data() + 2 * batch;
+      check.worst.push_back({batch, shape.seq_len - 1, 0, of_item[0] / std::max(of_item[1], 1e-30)});
+    }
+    keep_worst(check);
+    checks.push_back(check);
+  }
+}
+
 /// Collective.
-DatasetCheck check_chela(const VerifyRequest& request, const RunConfig& config, const BlockShape& shape,
-                         const BlockFiles& files, RankGroup& group) {
+std::vector<DatasetCheck> check_chela(const VerifyRequest& request, const RunConfig& config, const BlockShape& shape,
+                                      const BlockFiles& files, RankGroup& group) {
   const std::int64_t rows_an_item =
       request.rows ? ceil_div(*request.rows, std::max<std::int64_t>(1, shape.batch)) : shape.seq_len;
   const std::vector<std::int64_t> rows = sample_rows(shape.seq_len, rows_an_item, request.seed);
@@ -261,8 +322,8 @@ DatasetCheck check_chela(const VerifyRequest& request, const RunConfig& config, 
 }
 
 /// Collective.
-DatasetCheck check_block(const VerifyRequest& request, const BlockShape& shape, const BlockFiles& files,
-                         RankGroup& group) {
+std::vector<DatasetCheck> check_block(const VerifyRequest& request, const BlockShape& shape, const BlockFiles& files,
+                                      RankGroup& group) {
   const std::int64_t rows_an_item =
       request.rows ? ceil_div(*request.rows, std::max<std::int64_t>(1, shape.batch)) : shape.seq_len;
   const std::vector<std::int64_t> rows = sample_rows(shape.seq_len, rows_an_item, request.seed);
@@ -287,10 +348,10 @@ DatasetCheck check_block(const VerifyRequest& request, const BlockShape& shape, 
     }
   }
   check.rows = std::ssize(check.worst);
-  std::stable_sort(check.worst.begin(), check.worst.end(),
-                   [](const RowError& a, const RowError& b) { return a.error > b.error; });
-  check.worst.resize(std::min(check.worst.size(), DatasetCheck::kWorstRows));
-  return check;
+  keep_worst(check);
+  std::vector<DatasetCheck> checks{check};
+  check_state(shape, files, *oracle, group, checks);
+  return checks;
 }
 
 }  // namespace
@@ -310,9 +371,10 @@ std::vector<DatasetCheck> verify_blocks(const VerifyRequest& request, const RunC
                     .type
               : files.output->require(layer, "o", {shape.batch, shape.seq_len, shape.num_heads, shape.v_dim}).type;
     });
-    checks.push_back(std::holds_alternative<ChelaParams>(shape.mechanism)
-                         ? check_chela(request, config, shape, files, group)
-                         : check_block(request, shape, files, group));
+    const auto found = std::holds_alternative<ChelaParams>(shape.mechanism)
+                           ? check_chela(request, config, shape, files, group)
+                           : check_block(request, shape, files, group);
+    checks.insert(checks.end(), found.begin(), found.end());
   }
   return checks;
 }

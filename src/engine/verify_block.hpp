@@ -16,9 +16,10 @@ struct BlockFiles {
   ActivationReader* initial_state = nullptr;  ///< of --initial-state; nullptr: none
 };
 
-/// Collective. One check a block mechanism of the layer, the same on every rank: rows are tokens of a batch item,
-/// sampled like a head's; the error is the largest over the channels, relative to max|y| over the item's sampled rows.
-/// A scan has to go through every token before a row; the ranks share its channels (ssm) or batch items (mamba).
+/// Collective. One check a block mechanism of the layer, and one for each dataset of its state that the output holds
+/// (of CHELA's: S), relative to its largest element; the same on every rank: rows are tokens of a batch item, sampled
+/// like a head's; the error is the largest over the channels, relative to max|y| over the item's sampled rows. A scan
+/// has to go through every token before a row; the ranks share its channels (ssm) or batch items (mamba).
 std::vector<DatasetCheck> verify_blocks(const VerifyRequest& request, const RunConfig& config, const std::string& layer,
                                         const BlockFiles& files, RankGroup& group);
 

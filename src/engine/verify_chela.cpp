@@ -13,6 +13,7 @@ namespace {
 
 /// Tokens read and streamed together.
 constexpr std::int64_t kBlockTokens = 1024;
+constexpr double kStateBound = 1e-5;
 
 std::vector<double> exactly(const std::vector<float>& values) {
   return {values.begin(), values.end()};
@@ -69,8 +70,12 @@ class ChelaCheck {
     }
   }
 
-  DatasetCheck run() {
+  std::vector<DatasetCheck> run() {
     DatasetCheck check;
+    if (const auto state = task_.output->find(layer_.name, "state/chela/S")) {
+      found_state_ = task_.output->read_whole(*state);
+      state_errors_.assign(static_cast<std::size_t>(layer_.batch * shape_.num_heads), 0.0);
+    }
     check.layer = layer_.name;
     check.mechanism = "chela";
     check.dataset = task_.heads.empty() ? "chela/y" : "o";
@@ -94,15 +99,49 @@ class ChelaCheck {
         for (const double value : wanted) largest = std::max(largest, std::abs(value));
       }
     }
-    check.rows = static_cast<std::int64_t>(check.worst.size());
     for (RowError& row : check.worst) row.error = row.error > 0.0 ? row.error / largest : 0.0;
-    std::stable_sort(check.worst.begin(), check.worst.end(),
-                     [](const RowError& a, const RowError& b) { return a.error > b.error; });
-    check.worst.resize(std::min(check.worst.size(), DatasetCheck::kWorstRows));
-    return check;
+    keep_worst(check);
+    if (found_state_.empty()) return {check};
+    return {check, state_check()};
   }
 
  private:
+  static void keep_worst(DatasetCheck& check) {
+    check.rows = static_cast<std::int64_t>(check.worst.size());
+    std::stable_sort(check.worst.begin(), check.worst.end(),
+                     [](const RowError& a, const RowError& b) { return a.error > b.error; });
+    check.worst.resize(std::min(check.worst.size(), DatasetCheck::kWorstRows));
+  }
+
+  /// Collective. Each head's state was compared by the rank that streamed it.
+  DatasetCheck state_check() {
+    group_.all_reduce(std::span<double>(state_errors_), ReduceOp::kMax);
+    DatasetCheck check;
+    check.layer = layer_.name;
+    check.mechanism = "chela";
+    check.dataset = "state/S";
+    check.bound = kStateBound;
+    for (std::size_t i = 0; i < state_errors_.size(); ++i) {
+      const auto index = static_cast<std::int64_t>(i);
+      check.worst.push_back(
+          {index / shape_.num_heads, layer_.seq_len - 1, static_cast<int>(index % shape_.num_heads), state_errors_[i]});
+    }
+    keep_worst(check);
+    return check;
+  }
+
+  /// Relative to the largest element; infinite for NaN.
+  void compare_state(std::int64_t batch, std::int64_t head, const std::vector<double>& wanted) {
+    const auto index = static_cast<std::size_t>(batch * shape_.num_heads + head);
+    double largest = 0.0, error = 0.0;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      const double difference = std::abs(found_state_[index * wanted.size() + i] - wanted[i]);
+      error = difference >= 0.0 ? std::max(error, difference) : std::numeric_limits<double>::infinity();
+      largest = std::max(largest, std::abs(wanted[i]));
+    }
+    state_errors_[index] = error > 0.0 ? error / largest : 0.0;
+  }
+
   /// Absolute; infinite for NaN.
   static RowError row_error(std::int64_t batch, std::int64_t token, const std::vector<double>& found,
                             const std::vector<double>& wanted) {
@@ -193,6 +232,7 @@ class ChelaCheck {
         const std::vector<float> rows = read(*task_.input, x_, {{run}, all_channels()});
         if (has_head) stream(recurrence, head, batch, run, rows, z);
       }
+      if (has_head && !found_state_.empty()) compare_state(batch, head, recurrence.state());
     }
     group_.all_reduce(std::span<double>(z_), ReduceOp::kSum);
     group_.all_reduce(std::span<double>(o_), ReduceOp::kSum);
@@ -224,11 +264,12 @@ class ChelaCheck {
   std::size_t num_rows_;
   std::vector<double> state_;  // [batch, heads, head_dim, v_dim], or empty
   std::vector<double> z_, o_;
+  std::vector<double> found_state_, state_errors_;  // [batch, heads(, head_dim, v_dim)]; empty: the output has none
 };
 
 }  // namespace
 
-DatasetCheck check_chela_layer(const ChelaCheckTask& task, RankGroup& group) {
+std::vector<DatasetCheck> check_chela_layer(const ChelaCheckTask& task, RankGroup& group) {
   return ChelaCheck(task, group).run();
 }
 

@@ -23,7 +23,8 @@ struct ChelaCheckTask {
 
 /// Collective; the check is the same on every rank. A row is a token of a batch item; its error is the largest over the
 /// channels, relative to the largest |y| of the oracle among the rows checked. Heads are dealt to the ranks: each
-/// streams the whole sequence through its heads' recurrence and holds Z of one head, seq_len * head_dim doubles.
-DatasetCheck check_chela_layer(const ChelaCheckTask& task, RankGroup& group);
+/// streams the whole sequence through its heads' recurrence and holds Z of one head, seq_len * head_dim doubles. Where
+/// the output holds state/chela/S, a second check has its error for each head, relative to the head's largest element.
+std::vector<DatasetCheck> check_chela_layer(const ChelaCheckTask& task, RankGroup& group);
 
 }  // namespace ringscan

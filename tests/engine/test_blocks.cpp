@@ -10,6 +10,7 @@
 #include "tests/engine/access.hpp"
 #include "tests/engine/block_file.hpp"
 #include "tests/engine/job.hpp"
+#include "tests/io/foreign_file.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace ringscan;
@@ -254,6 +255,37 @@ TEST_CASE("a sequence cut into two jobs gives what one gives") {
       expect(transport,
              relative_error(run_in_two(folder, MambaParams{}, "mamba/y", 2, transport), exact_mamba) <= 1e-5);
     }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("verify finds one wrong element of a block's state") {
+  const SsmProblem ssm = make_ssm(90, 24);
+  const MambaProblem mamba = make_mamba_problem(90, {10, 20, 4, 2, 7, 4}, 2);
+  for_each_world([&](Transport& transport) {
+    const Folder folder(transport);
+    FileMaker maker(folder.file("in.h5"), transport);
+    maker.add(ssm, {});
+    maker.add(mamba, {});
+    maker.finish();
+    for (const std::string dataset : {"ssm/h", "mamba/h", "mamba/conv"}) {
+      RunConfig config =
+          make_config(folder, dataset == "ssm/h" ? BlockMechanism(SsmParams{}) : BlockMechanism(MambaParams{}));
+      config.overwrite = config.want_state = true;
+      run_job(config, transport);
+      expect(transport, verifies(config, transport));
+      transport.barrier();
+      if (transport.rank() == 0) {
+        // The last float32 with its exponent's upper bits all ones.
+        const auto [begin, bytes] = test::find_data(config.output, "/layers/0/state/" + dataset);
+        test::spoil(config.output, begin + bytes - 1, 1);
+      }
+      transport.barrier();
+      for (const DatasetCheck& check : test::verify_all(config.input, config.output, transport).checks) {
+        expect(transport, check.passed() == ("state/" + dataset.substr(dataset.find('/') + 1) != check.dataset));
+      }
+    }
+    transport.barrier();
   });
   SUCCEED();
 }

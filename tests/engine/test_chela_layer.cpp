@@ -41,8 +41,9 @@ bool verify_job(const JobFiles& files, ActivationReader& output, const ChelaProb
   task.initial = initial ? &*initial : nullptr;
   task.output = &output;
   task.rows = rows;
-  const DatasetCheck check = check_chela_layer(task, access.group());
-  return check.rows == static_cast<std::int64_t>(rows.size()) * p.batch && check.passed();
+  const std::vector<DatasetCheck> checks = check_chela_layer(task, access.group());
+  return checks.size() == 2 && checks[0].rows == static_cast<std::int64_t>(rows.size()) * p.batch &&
+         checks[0].passed() && checks[1].passed();
 }
 
 /// y of every row, on every rank.
