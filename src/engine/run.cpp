@@ -340,7 +340,8 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   Transport& transport = *context.transport;
   const Stopwatch total;
   std::unique_ptr<Kernels> kernels;
-  kernels = make_kernels(config.backend, context);
+  // A GPU's tiles begin where a rank's keys do, so that its bits would depend on the number of ranks.
+  kernels = make_kernels(config.reproducible && config.backend == "auto" ? "cpu" : config.backend, context);
   const std::unique_ptr<Transport> io_transport = transport.duplicate();
   const std::unique_ptr<FileAccess> access = context.make_access(*io_transport);
 

@@ -176,6 +176,10 @@ void complete(Draft& draft, const Given& given) {
   check_linear(draft, given);
   check_context(draft, given);
   check_files(draft.config);
+  if (draft.config.reproducible && draft.config.backend == "cuda") {
+    throw bad_input(given.at("backend")->where +
+                    ": found cuda with reproducible, whose tiles begin where a rank's keys do, want auto or cpu");
+  }
   if (draft.config.reproducible && draft.config.layout == LayoutKind::kZigzag) {
     throw bad_input(given.at("layout")->where + ": found zigzag with reproducible, want layout auto or contiguous");
   }

@@ -153,6 +153,7 @@ TEST_CASE("What a configuration cannot say") {
   fails_with("", "no mechanism");
   fails_with("mechanism = sofmax",
              "found 'sofmax', want softmax, stick-breaking, cog, sparse, linear, ssm, mamba or chela");
+  fails_with("mechanism = softmax\nbackend = cuda\nreproducible = on", "found cuda with reproducible");
   fails_with("mechanism = chela\nchela.heads = 0", "chela.heads: found '0', want a number of heads");
   fails_with("mechanism = ssm\nchela.heads = 2", "no head has chela");
   fails_with("heads.chela = 0,1\nheads.mamba = 1", "head 1 is in heads.");
