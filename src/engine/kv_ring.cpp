@@ -57,6 +57,7 @@ std::size_t KvRing::message_bytes(int kv_rank) const {
 void KvRing::pack_own() {
   std::byte* target = current_.bytes().data();
   for (const AnyView* resident : {&own_k_, &own_v_}) {
+    if (resident->shape[3] == 0) continue;  // keys alone
     const HostCopy copy(*resident, *space_);
     const AnyView* const own = &copy.view();
     const auto row_bytes = static_cast<std::size_t>(own->shape[3]) * size_of(own->type);
