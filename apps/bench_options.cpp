@@ -75,6 +75,11 @@ void apply(BenchOptions& options, const Setting& setting) {
     if (options.dtype == ElementType::kFloat64) throw wrong_value(setting, "float32, float16 or bfloat16");
   } else if (setting.name == "layout") {
     parse_layout(options, setting);
+  } else if (setting.name == "backend") {
+    if (setting.value != "cpu" && setting.value != "cuda" && setting.value != "auto") {
+      throw wrong_value(setting, "auto, cpu or cuda");
+    }
+    options.backend = setting.value;
   } else if (setting.name == "json") {
     options.json = setting.value;
   } else if (setting.name == "plot") {
@@ -105,6 +110,7 @@ const std::vector<OptionInfo>& bench_options() {
       {"kv-heads", "N", "strong, weak: KV heads; divides --heads (default: as many)"},
       {"dtype", "TYPE", "strong, weak: float32 (default), float16 or bfloat16"},
       {"layout", "NAME", "strong, weak: auto (default), contiguous or zigzag"},
+      {"backend", "NAME", "strong, weak: cpu (default), cuda (one GPU a rank) or auto"},
       {"plot", "FILE", "strong, weak: draw efficiency, overlap and time by phase as a PNG (needs gnuplot)"},
       {"json", "FILE", "write JSON lines; comm, strong, weak: as Extra-P reads them"},
   };

@@ -127,14 +127,22 @@ double efficiency_of(bool is_weak, const Point& point, double seconds, double ra
 std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
   const bool is_weak = options.what == "weak";
   std::vector<ScalingFigures> figures;
-  const auto kernels = make_cpu_kernels();
-  const auto memory_bytes = static_cast<std::size_t>(job.transport.RankGroup::all_reduce(
-      static_cast<std::int64_t>(available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node)),
-      ReduceOp::kMin));
+  RunContext context;
+  context.transport = &job.transport;
+  context.ranks_on_node = job.ranks_on_node;
+  context.rank_on_node = job.rank_on_node;
+  const auto kernels = make_kernels(options.backend, context);
+  const std::size_t available =
+      std::min(kernels->memory().free_bytes() / 20 * 19,
+               available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node));
+  const auto memory_bytes = static_cast<std::size_t>(
+      job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
   if (job.is_root()) {
     std::printf(
-        "%d processors on this node; %d repetitions, seconds of the slowest rank\n\n%-15s %5s %10s %9s %19s %9s "
+        "backend %s, %s; %d processors on this node; %d repetitions, seconds of the slowest rank\n\n%-15s %5s %10s %9s "
+        "%19s %9s "
         "%9s %9s %10s %10s\n",
+        std::string(kernels->name()).c_str(), kernels->device().c_str(),
         static_cast<int>(std::thread::hardware_concurrency()), options.repeats, "mechanism", "ranks", "seq_len",
         "median", "quartiles", "compute", "exposed", "finish", "sent MiB", "GFLOP/s");
     std::printf("%116s %10s\n", "a rank", "efficiency");

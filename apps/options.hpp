@@ -45,6 +45,7 @@ struct BenchOptions {
   int kv_heads = 3;         ///< divides heads
   ElementType dtype = ElementType::kFloat32;
   std::optional<LayoutKind> layout;  ///< none: auto
+  std::string backend = "cpu";       ///< strong, weak: cpu, cuda or auto
   std::string json;                  ///< a file for JSON lines; empty: none
   std::string plot;                  ///< strong, weak: a PNG; empty: none
 };

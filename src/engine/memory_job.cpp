@@ -61,8 +61,10 @@ MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size
   resources.memory_limit_bytes = memory_bytes;
   run_collectively(transport, [&] { plan_ = make_run_plan(config, {layer}, resources, kernels); });
   for (const ShardPlan& shard : plan_.shards) {
-    shards_.push_back({make_input(config, layer, shard, transport.rank(), &ledger_),
-                       make_shard_output(plan_, shard, transport.rank(), config, &ledger_)});
+    Shard& made = shards_.emplace_back(Shard{make_input(config, layer, shard, transport.rank(), &ledger_),
+                                             make_shard_output(plan_, shard, transport.rank(), config, &ledger_),
+                                             {}});
+    made.resident.emplace(made.input, made.output, kernels.memory());
   }
 }
 
@@ -72,6 +74,7 @@ RingPassResult MemoryJob::run() {
     const ShardPlan& plan = plan_.shards[i];
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(plan.layer)];
     Shard& shard = shards_[i];
+    const ResidentShard& here = *shard.resident;
     for (const PassPlan& pass : plan.passes) {
       for (const HeadGroup& group : pass.groups) {
         std::vector<HeadSlot> slots;
@@ -79,12 +82,12 @@ RingPassResult MemoryJob::run() {
           slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
         }
         if (carries_state(pass.mechanism)) {
-          const LinearGroupTask task{&config_,       &layer,
-                                     &plan,          &pass,
-                                     &group,         slots,
-                                     shard.input.q,  shard.input.k,
-                                     shard.input.v,  &shard.input.linear,
-                                     shard.output.o, &shard.output.states};
+          const LinearGroupTask task{&config_, &layer,
+                                     &plan,    &pass,
+                                     &group,   slots,
+                                     here.q(), here.k(),
+                                     here.v(), &shard.input.linear,
+                                     here.o(), &shard.output.states};
           result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
           continue;
         }
@@ -93,11 +96,12 @@ RingPassResult MemoryJob::run() {
         task.mechanism = pass.mechanism;
         task.scale = pass.scale;
         task.key_block = plan_.key_block;
-        task.q = shard.input.q;
-        task.k = shard.input.k;
-        task.v = shard.input.v;
+        task.piece_keys = kernels_.piece_keys();
+        task.q = here.q();
+        task.k = here.k();
+        task.v = here.v();
         task.slots = slots;
-        task.o = shard.output.o;
+        task.o = here.o();
         result += run_ring_pass(task, transport_, kernels_, &ledger_);
       }
     }

@@ -2,11 +2,13 @@
 // A job without files: the passes of a run over synthetic activations in memory, to be timed again and again.
 
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "comm/transport.hpp"
 #include "core/buffer.hpp"
 #include "engine/layer_io.hpp"
+#include "engine/resident.hpp"
 #include "engine/ring_pass.hpp"
 #include "engine/run_plan.hpp"
 #include "kernels/kernels.hpp"
@@ -31,6 +33,7 @@ class MemoryJob {
   struct Shard {
     ShardInput input;
     ShardOutput output;
+    std::optional<ResidentShard> resident;
   };
 
   const RunConfig& config_;
