@@ -192,8 +192,8 @@ std::unique_ptr<Kernels> make_cpu_kernels();
 bool has_cuda_backend();
 /// GPUs of this machine that the backend can use (compute capability 8.0 and later).
 int count_cuda_devices();
-/// One GPU, as seen from the calling thread. Linear attention is the host's. @throws Error(kBadInput) where there is no
-/// such backend or device, Error(kFailure) where CUDA fails.
+/// One GPU, as seen from the calling thread. @throws Error(kBadInput) where there is no such backend or device,
+/// Error(kFailure) where CUDA fails.
 std::unique_ptr<Kernels> make_cuda_kernels(int device);
 
 }  // namespace ringscan

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "core/buffer.hpp"
+#include "core/memory_space.hpp"
 #include "core/tensor_view.hpp"
 #include "kernels/kernels.hpp"
 #include "mechanism/mechanism.hpp"
@@ -20,8 +21,9 @@ struct LinearShape {
   bool has_normalizer = false;  ///< Normalizer::kZ: the state has n
 };
 
-/// What the tokens so far leave for those behind: Lambda, S and n of each batch item and slot, fp32 and what rounding
-/// took, in the backend's own arrangement: opaque but to it, and movable to another rank as the bytes of `data`.
+/// What the tokens so far leave for those behind: Lambda, S and n of each batch item and slot, fp32 (and on the CPU
+/// what rounding took), in the backend's own memory and arrangement: opaque but to it, and movable to another rank as
+/// the bytes of `data`.
 struct LinearState {
   LinearShape shape;
   Buffer data;
@@ -54,6 +56,9 @@ constexpr double linear_output_flops(double tokens, double head_dim, double v_di
 class LinearKernels {
  public:
   virtual ~LinearKernels() = default;
+
+  /// Where all views lie that tasks name, and states; lists and slots are always the host's.
+  virtual MemorySpace& memory() const { return host_memory(); }
 
   /// A state at the identity (no token yet), and its bytes.
   virtual void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const = 0;

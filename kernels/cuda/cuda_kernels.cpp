@@ -2,14 +2,13 @@
 // portable ones. Functions return when their work is through, and move the heartbeat on meanwhile.
 
 #include <algorithm>
-#include <chrono>
 #include <string>
-#include <thread>
 
 #include "core/error.hpp"
 #include "kernels/cuda/attend.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/device_memory.hpp"
+#include "kernels/cuda/linear_backend.hpp"
 #include "kernels/cuda/portable_attend.hpp"
 #include "kernels/cuda/tensor_map.hpp"
 #include "kernels/kernels.hpp"
@@ -67,7 +66,9 @@ std::int64_t visible_tiles(const AttendTask& task, std::int64_t query_tile, std:
 class CudaKernels final : public Kernels {
  public:
   explicit CudaKernels(int device)
-      : is_hopper_(compute_capability_major(device) == 9), host_(make_cpu_kernels()), memory_(stream_) {
+      : is_hopper_(compute_capability_major(device) == 9),
+        memory_(stream_),
+        linear_(make_linear_kernels(stream_, memory_)) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device));
     device_ =
@@ -136,12 +137,12 @@ class CudaKernels final : public Kernels {
   void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) override {
     if (is_empty(task)) return;
     portable::count(task, search_of(block), stream_.get());
-    wait(heartbeat);
+    stream_.wait(heartbeat);
   }
   void count_and_add(const AttendTask& task, TopkBlock& block, LseBlock& all, Heartbeat& heartbeat) override {
     if (is_empty(task)) return;
     portable::count_and_add(task, search_of(block), partial_of(all), stream_.get());
-    wait(heartbeat);
+    stream_.wait(heartbeat);
   }
   bool narrow(TopkBlock& block) const override {
     std::uint32_t open = 0;
@@ -177,7 +178,7 @@ class CudaKernels final : public Kernels {
     stream_.wait();
   }
 
-  const LinearKernels& linear() const override { return host_->linear(); }
+  const LinearKernels& linear() const override { return *linear_; }
 
  private:
   static bool is_empty(const AttendTask& task) {
@@ -249,19 +250,10 @@ class CudaKernels final : public Kernels {
     return open;
   }
 
-  void wait(Heartbeat& heartbeat) const {
-    cudaError_t status = cudaErrorNotReady;
-    while ((status = cudaStreamQuery(stream_.get())) == cudaErrorNotReady) {
-      heartbeat.beat();
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
-    }
-    check(status);
-  }
-
   /// Waits. Pairs are those visible, or with `exits_early` at most those of the tiles computed.
   AttendStats stats_of(const AttendTask& task, std::int64_t rows_a_tile, std::int64_t keys_a_tile, bool exits_early,
                        Heartbeat& heartbeat) const {
-    wait(heartbeat);
+    stream_.wait(heartbeat);
     std::uint32_t words[2] = {};
     memory_.copy_out(words, workspace_.data(), sizeof words);
     const std::int64_t streams = task.q.shape[0] * static_cast<std::int64_t>(task.slots.size());
@@ -288,9 +280,9 @@ class CudaKernels final : public Kernels {
   }
 
   bool is_hopper_;
-  std::unique_ptr<Kernels> host_;
   Stream stream_;
   mutable DeviceMemory memory_;
+  std::unique_ptr<LinearKernels> linear_;
   std::string device_;
   Buffer workspace_;
 };

@@ -1,10 +1,12 @@
 #include "kernels/cuda/device_memory.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <string>
+#include <thread>
 
 #include "core/units.hpp"
 #include "kernels/cuda/check.hpp"
@@ -26,6 +28,15 @@ Stream::~Stream() {
 
 void Stream::wait() const {
   check(cudaStreamSynchronize(stream_));
+}
+
+void Stream::wait(Heartbeat& heartbeat) const {
+  cudaError_t status = cudaErrorNotReady;
+  while ((status = cudaStreamQuery(stream_)) == cudaErrorNotReady) {
+    heartbeat.beat();
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+  check(status);
 }
 
 DeviceMemory::DeviceMemory(const Stream& stream) : stream_(stream.get()) {

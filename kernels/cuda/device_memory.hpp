@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "core/memory_space.hpp"
+#include "kernels/kernels.hpp"
 
 namespace ringscan::cuda {
 
@@ -20,6 +21,8 @@ class Stream {
   cudaStream_t get() const { return stream_; }
   /// Blocks. @throws Error(kFailure) where work on the stream has failed.
   void wait() const;
+  /// Likewise, and moves the heartbeat on meanwhile.
+  void wait(Heartbeat& heartbeat) const;
 
  private:
   cudaStream_t stream_ = nullptr;

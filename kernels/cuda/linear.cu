@@ -94,13 +94,15 @@ struct CarryTask {
 };
 
 /// One element of the state along the segments: `local` [segments, size] is what each adds, `begin` what it starts with.
+/// In fp64: a factor near 1 rounds alike each time.
 __device__ float carry_element(const float* local, float* begin, std::int64_t size, const float* log_decay,
-                               std::int64_t segments, float x) {
+                               std::int64_t segments, float from) {
+  auto x = static_cast<double>(from);
   for (std::int64_t i = 0; i < segments; ++i) {
-    begin[i * size] = x;
-    x = fmaf(x, expf(log_decay[i]), local[i * size]);
+    begin[i * size] = static_cast<float>(x);
+    x = fma(x, exp(static_cast<double>(log_decay[i])), static_cast<double>(local[i * size]));
   }
-  return x;
+  return static_cast<float>(x);
 }
 
 __global__ void carry_kernel(CarryTask task) {

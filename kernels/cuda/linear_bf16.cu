@@ -140,13 +140,14 @@ class ChunkWalk {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const std::int64_t at = token + 2 * lane + i;
-      g[i] = at >= end                        ? 0.0f
+      g[i] = at >= end                      ? 0.0f
              : p_.log_decay.data == nullptr ? p_.head_log_decay[slot_]
                                             : portable::load_element(p_.log_decay.data, p_.log_decay.type,
                                                                      batch_ * p_.log_decay.strides.batch +
                                                                          at * p_.log_decay.strides.row +
                                                                          p_.decay_column[slot_] *
                                                                              p_.log_decay.strides.head);
+      g[i] = least_log_decay(g[i]);
     }
     float c = g[0] + g[1];
 #pragma unroll

@@ -42,6 +42,12 @@ struct LinearDeviceParams {
   float head_log_decay[kMaxSlots];
 };
 
+/// e^-104 is 0 in fp32: a token that keeps less keeps nothing, and its log decay, which may be -infinity, becomes one
+/// whose sums have differences.
+__host__ __device__ inline float least_log_decay(float log_decay) {
+  return log_decay < -104.0f ? -104.0f : log_decay;  // NaN stays
+}
+
 /// Whether the tensor cores take it: bfloat16 in 16-byte pieces, at most 128 by 128, no normaliser.
 bool takes_linear_bf16(const LinearDeviceParams& params, bool output);
 void launch_linear_bf16(const LinearDeviceParams& params, bool output, cudaStream_t stream);

@@ -1,6 +1,6 @@
 // Linear attention in plain fp32: a block has a segment of one head and 64 columns of v, and walks chunks of 32 tokens.
 //   P_ij = <q_i, k_j> e^(c_i - c_j), j <= i;  o_i = scale (P V + e^(c_i) Q S);  S = e^(c_end) S + sum_j e^(c_end - c_j) k_j v_j
-// c: the sum of the log decays since before the chunk.
+// c: the sum of the log decays since before the chunk. S is summed with compensation: a run has tens of thousands of chunks.
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/linear_params.hpp"
 #include "kernels/cuda/portable_tile.cuh"
@@ -24,6 +24,8 @@ struct Layout {
   }
 };
 
+/// `kBlocks` 64s of head_dim.
+template <int kBlocks>
 class LinearBlock {
  public:
   __device__ LinearBlock(const LinearDeviceParams& p, float* shared) : p_(p), layout_(p.head_dim) {
@@ -115,11 +117,11 @@ class LinearBlock {
       double c = 0.0;  // differences of sums count, so that the sums need more digits than they have
       if (row < count && p_.log_decay.data != nullptr) {
         const RowsIn& from = p_.log_decay;
-        c = static_cast<double>(portable::load_element(
+        c = static_cast<double>(least_log_decay(portable::load_element(
             from.data, from.type,
-            batch_ * from.strides.batch + (token + row) * from.strides.row + p_.decay_column[slot_] * from.strides.head));
+            batch_ * from.strides.batch + (token + row) * from.strides.row + p_.decay_column[slot_] * from.strides.head)));
       } else if (row < count) {
-        c = static_cast<double>(p_.head_log_decay[slot_]);
+        c = static_cast<double>(least_log_decay(p_.head_log_decay[slot_]));
       }
 #pragma unroll
       for (int distance = 1; distance < 32; distance *= 2) {
@@ -215,7 +217,9 @@ class LinearBlock {
   __device__ void update_state() {
     __syncthreads();  // outputs have read the state
     const float change = expm1f(decay_[kChunk - 1]);  // S + S (e^c - 1): a factor near 1 would round alike each time
-    for (int first = 4 * ty(); first < layout_.dim; first += 64) {
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) {
+      const int first = 64 * block + 4 * ty();
       float sum[4][4] = {};
       for (int j = 0; j < kChunk; ++j) {
         const float factor = to_end_[j];
@@ -234,15 +238,23 @@ class LinearBlock {
       for (int i = 0; i < 4; ++i) {
         float* s = s_ + (first + i) * kValueStride + 4 * tx();
 #pragma unroll
-        for (int c = 0; c < 4; ++c) s[c] += fmaf(s[c], change, sum[i][c]);
+        for (int c = 0; c < 4; ++c) s[c] = add(s[c], lost_[block][i][c], change, sum[i][c]);
       }
     }
     if (!p_.normalizes) return;
     for (int row = static_cast<int>(threadIdx.x); row < layout_.dim; row += kThreads) {
       float sum = 0.0f;
       for (int j = 0; j < kChunk; ++j) sum = fmaf(k_[j * layout_.stride + row], to_end_[j], sum);
-      n_[row] += fmaf(n_[row], change, sum);
+      n_[row] = add(n_[row], lost_of_n_, change, sum);
     }
+  }
+  /// x (1 + change) + sum; `lost`: what rounding has put into x too much (W. Kahan, Further remarks on reducing
+  /// truncation errors, 1965).
+  __device__ static float add(float x, float& lost, float change, float sum) {
+    const float step = __fsub_rn(fmaf(x, change, sum), fmaf(lost, change, lost));
+    const float next = __fadd_rn(x, step);
+    lost = __fsub_rn(__fsub_rn(next, x), step);
+    return next;
   }
 
   __device__ void end_summary(float total) {
@@ -265,12 +277,21 @@ class LinearBlock {
   float *q_, *k_, *v_, *pairs_, *s_, *n_, *decay_, *to_end_, *decay_low_, *normalizer_;
   int first_column_, slot_;
   std::int64_t segment_, stream_, batch_;
+  float lost_[kBlocks][4][4] = {};  ///< add()'s, of the elements of S and n that are this thread's
+  float lost_of_n_ = 0.0f;          ///< a thread has one row at most
 };
 
-template <bool kOutput>
+template <bool kOutput, int kBlocks>
 __global__ void __launch_bounds__(kThreads) linear_kernel(const __grid_constant__ LinearDeviceParams p) {
   extern __shared__ float4 raw[];
-  LinearBlock(p, reinterpret_cast<float*>(raw)).run<kOutput>();
+  LinearBlock<kBlocks>(p, reinterpret_cast<float*>(raw)).template run<kOutput>();
+}
+
+template <bool kOutput>
+auto kernel_of(int head_dim) {
+  if (head_dim <= 64) return linear_kernel<kOutput, 1>;
+  if (head_dim <= 128) return linear_kernel<kOutput, 2>;
+  return head_dim <= 192 ? linear_kernel<kOutput, 3> : linear_kernel<kOutput, 4>;
 }
 
 }  // namespace
@@ -279,7 +300,7 @@ void launch_linear_portable(const LinearDeviceParams& params, bool output, cudaS
   const int bytes = Layout(params.head_dim).floats() * static_cast<int>(sizeof(float));
   const std::int64_t blocks =
       params.batch * params.num_slots * params.segments.count * ((params.v_dim + kColumns - 1) / kColumns);
-  const auto kernel = output ? linear_kernel<true> : linear_kernel<false>;
+  const auto kernel = output ? kernel_of<true>(params.head_dim) : kernel_of<false>(params.head_dim);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<std::size_t>(bytes), stream>>>(params);
   check(cudaGetLastError());

@@ -175,9 +175,7 @@ RowsIn rows_in(const AnyView& view) {
 }
 
 FinishParams finish_params(const FinishTask& task, const DevicePartial& block) {
-  if (task.slots.size() > static_cast<std::size_t>(kMaxSlots) || task.o.type == ElementType::kFloat64) {
-    throw failure("CUDA finish: wanted at most 256 heads and o of float32, bfloat16 or float16");
-  }
+  if (task.slots.size() > static_cast<std::size_t>(kMaxSlots)) throw failure("CUDA finish: wanted at most 256 heads");
   FinishParams p{};
   p.block = rows_of(block);
   p.o = task.o.data;

@@ -33,6 +33,8 @@ __device__ inline float load_element(const void* data, ElementType type, std::in
 __device__ inline void store_element(void* data, ElementType type, std::int64_t at, float x) {
   if (type == ElementType::kFloat32) {
     static_cast<float*>(data)[at] = x;
+  } else if (type == ElementType::kFloat64) {
+    static_cast<double*>(data)[at] = static_cast<double>(x);
   } else if (type == ElementType::kFloat16) {
     static_cast<__half*>(data)[at] = __float2half_rn(x);
   } else {

@@ -243,8 +243,9 @@ double chela_scale(const RunConfig& config, const ChelaLayer& layer) {
   return config.scale.value_or(1.0 / std::sqrt(static_cast<double>(layer.shape.head_dim())));
 }
 
-void plan_blocks(const RunConfig& config, const ActivationReader& reader, const Kernels& kernels, RunPlan& plan) {
+void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan) {
   if (config.blocks.empty()) return;
+  const std::unique_ptr<Kernels> host = make_cpu_kernels();  // blocks are the host's
   if (config.layout == LayoutKind::kZigzag) {
     throw bad_input("layout: found zigzag, which " + std::string(name_of(config.blocks.front().mechanism)) +
                     " cannot have (states go from rank to rank in order), want auto or contiguous");
@@ -260,7 +261,7 @@ void plan_blocks(const RunConfig& config, const ActivationReader& reader, const 
       MemoryPlan memory;
       for (const std::int64_t channels : candidate_blocks(shape, config)) {
         block.block_channels = channels;
-        memory = memory_of(block, config, kernels.linear());
+        memory = memory_of(block, config, host->linear());
         if (memory.total() <= plan.memory_limit_bytes) break;
       }
       if (memory.total() > plan.memory_limit_bytes) {

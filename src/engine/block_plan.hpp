@@ -64,7 +64,7 @@ BlockShape inspect_block(const ActivationReader& reader, const std::string& laye
 
 /// Adds the configuration's blocks to the plan, and what they take to its memory. The largest blocks of channels that
 /// fit (under `reproducible`, for mamba, fixed ones). @throws Error(kBadInput) where none fits.
-void plan_blocks(const RunConfig& config, const ActivationReader& reader, const Kernels& kernels, RunPlan& plan);
+void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan);
 
 /// The factor on CHELA's queries.
 double chela_scale(const RunConfig& config, const ChelaLayer& layer);

@@ -1,7 +1,6 @@
 #include "engine/linear_pass.hpp"
 
 #include <algorithm>
-#include <cassert>
 #include <utility>
 
 #include "comm/scan_schedule.hpp"
@@ -36,9 +35,8 @@ class LinearPass {
   LinearState initial_state(std::size_t slot) const {
     LinearState state = new_state();
     if (task_.initial.empty()) return state;
-    const auto from = task_.initial[slot].data.bytes();
-    assert(from.size() == state.data.size_bytes());
-    std::copy(from.begin(), from.end(), state.data.bytes().begin());
+    // Joined to the identity, it is itself: wherever states lie.
+    kernels_.join(state, task_.initial[slot]);
     return state;
   }
 
@@ -61,18 +59,36 @@ class LinearPass {
     if (on_progress_) on_progress_(static_cast<double>(slot + 1) / static_cast<double>(num_slots()));
   }
 
-  Ticket start(int send_to, const LinearState* sent, int recv_from, LinearState* received) {
+  /// The host's side of a state that lies elsewhere; unused where states are the host's.
+  struct Wire {
+    Buffer sent;
+    Buffer received;
+  };
+
+  Ticket start(int send_to, const LinearState* sent, int recv_from, LinearState* received, Wire& wire) {
+    MemorySpace& space = kernels_.memory();
     Transfer transfer;
     if (send_to >= 0) {
       transfer.to_rank = send_to;
       transfer.send = std::as_const(sent->data).bytes();
+      if (!space.is_host()) {
+        wire.sent = Buffer(sent->data.size_bytes(), ledger_);
+        space.copy_out(wire.sent.data(), sent->data.data(), wire.sent.size_bytes());
+        transfer.send = std::as_const(wire.sent).bytes();
+      }
       result_.sent_bytes += transfer.send.size();
     }
     if (recv_from >= 0) {
       transfer.from_rank = recv_from;
-      transfer.receive = received->data.bytes();
+      if (!space.is_host()) wire.received = Buffer(received->data.size_bytes(), ledger_);
+      transfer.receive = space.is_host() ? received->data.bytes() : wire.received.bytes();
     }
     return transport_.exchange(transfer);
+  }
+  /// Behind the ticket of a start() that receives.
+  void arrive(const Wire& wire, LinearState& received) {
+    MemorySpace& space = kernels_.memory();
+    if (!space.is_host()) space.copy_in(received.data.data(), wire.received.data(), received.data.size_bytes());
   }
 
   void keep_final(LinearState state) {
@@ -129,6 +145,7 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     std::size_t started = 0;
     bool is_moving = false;
     Ticket moving;
+    Wire wire;
   };
 
   void add_scan(std::size_t slot) {
@@ -149,6 +166,7 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     scan.is_moving = false;
     scan.moving = Ticket();
     if (schedule_[scan.started - 1].recv_from >= 0) {
+      arrive(scan.wire, scan.incoming);
       kernels_.join(scan.before, scan.incoming);
       if (sends_) kernels_.join(scan.through, scan.incoming);
     }
@@ -162,7 +180,7 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
       if (scan.is_moving && scan.moving.poll()) settle(scan);
       while (!scan.is_moving && scan.started < most_started) {
         const ScanStep& step = schedule_[scan.started++];
-        scan.moving = start(step.send_to, &scan.through, step.recv_from, &scan.incoming);
+        scan.moving = start(step.send_to, &scan.through, step.recv_from, &scan.incoming, scan.wire);
         scan.is_moving = true;
         if (scan.moving.poll()) settle(scan);
       }
@@ -204,15 +222,19 @@ class SerialPass final : public LinearPass {
     const int send_to = schedule.empty() ? -1 : schedule.back().send_to;
     std::vector<LinearState> states;
     std::vector<Ticket> arriving, leaving;
+    std::vector<Wire> wires(num_slots());
     for (std::size_t slot = 0; slot < num_slots(); ++slot) {
       states.push_back(is_first_ ? initial_state(slot) : new_state());
     }
-    for (LinearState& state : states) arriving.push_back(start(-1, nullptr, recv_from, &state));
+    for (std::size_t slot = 0; slot < num_slots(); ++slot) {
+      arriving.push_back(start(-1, nullptr, recv_from, &states[slot], wires[slot]));
+    }
     Heartbeat heartbeat;
     for (std::size_t slot = 0; slot < num_slots(); ++slot) {
       timed(result_.exposed_seconds, [&] { arriving[slot].wait(); });
+      if (recv_from >= 0) arrive(wires[slot], states[slot]);
       advance(slot, states[slot], true, heartbeat);
-      leaving.push_back(start(send_to, &states[slot], -1, nullptr));
+      leaving.push_back(start(send_to, &states[slot], -1, nullptr, wires[slot]));
     }
     timed(result_.exposed_seconds, [&] {
       for (Ticket& ticket : leaving) ticket.wait();

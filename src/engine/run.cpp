@@ -120,7 +120,8 @@ class Job {
     if (plan_.blocks.empty()) return;
     const std::unique_ptr<SsmKernels> kernels = make_cpu_ssm_kernels();
     const std::unique_ptr<ChelaKernels> chela_kernels = make_cpu_chela_kernels();
-    const ChelaBackend chela{*chela_kernels, *kernels, kernels_.linear()};
+    const std::unique_ptr<Kernels> host = make_cpu_kernels();  // blocks are the host's
+    const ChelaBackend chela{*chela_kernels, *kernels, host->linear()};
     for (std::size_t i = 0; i < plan_.blocks.size(); ++i) {
       const BlockPlan& block = plan_.blocks[i];
       const double share = block.flops / std::max(1.0, plan_.flops());
@@ -145,7 +146,8 @@ class Job {
     std::optional<ResidentShard> resident;
     for (const PassPlan& pass : shard.passes) {
       for (const HeadGroup& group : pass.groups) {
-        if (!carries_state(pass.mechanism)) {
+        // The heads of kernels on the host read and write the shard itself.
+        if (!carries_state(pass.mechanism) || !kernels_.linear().memory().is_host()) {
           if (!resident)
             resident.emplace(
                 timed(report_.staging_seconds, [&] { return ResidentShard(input, output, kernels_.memory()); }));
@@ -178,8 +180,19 @@ class Job {
         context_.on_progress(behind_ + share * fraction, layer.name.empty() ? "attention" : "layer " + layer.name);
     };
     if (carries_state(pass.mechanism)) {
-      const LinearGroupTask task{&config_, &layer,  &shard,  &pass,         &group,   slots,
-                                 input.q,  input.k, input.v, &input.linear, output.o, &output.states};
+      const bool is_near = kernels_.linear().memory().is_host();
+      const LinearGroupTask task{&config_,
+                                 &layer,
+                                 &shard,
+                                 &pass,
+                                 &group,
+                                 slots,
+                                 is_near ? input.q : resident->q(),
+                                 is_near ? input.k : resident->k(),
+                                 is_near ? input.v : resident->v(),
+                                 &input.linear,
+                                 is_near ? output.o : resident->o(),
+                                 &output.states};
       add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
     } else {
       RingPassTask task = ring_task(shard, pass, slots, *resident);
@@ -297,7 +310,7 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
     for (const LayerShape& layer : layers) {
       if (initial != nullptr) check_initial_state(*initial, layer, config);
     }
-    plan_blocks(config, reader, kernels, plan);
+    plan_blocks(config, reader, plan);
   });
   return plan;
 }

@@ -163,13 +163,14 @@ class AssignmentCheck {
       : files_(files), linear_(linear), mechanism_(mechanism), scale_(scale) {
     const char* statistic = has_lse(mechanism) ? "lse" : has_remainder(mechanism) ? "remainder" : "state";
     const double epsilon = epsilon_of(mechanism);
-    // A recurrence runs in float32 whatever the backend.
-    const bool rounds_inside = files.by_tensor_cores && linear == nullptr;
+    const bool rounds_inside = files.by_tensor_cores;
     const double bound = std::max(bound_of(files.o.type), rounds_inside ? bound_of(files.shape.kv_type) : 0.0);
     o_.dataset = "o";
     o_.bound = request.tolerance.value_or(bound) + epsilon;
     statistic_.dataset = statistic;
-    statistic_.bound = (rounds_inside ? kTensorCoreStatisticBound : kStatisticBound) + epsilon;
+    // A state is a sum of products as o is; the other statistics are sums of weights.
+    const double by_tensor_cores = linear != nullptr ? bound_of(files.shape.kv_type) : kTensorCoreStatisticBound;
+    statistic_.bound = (rounds_inside ? by_tensor_cores : kStatisticBound) + epsilon;
     statistic_info_ = linear != nullptr ? linear->state : find_statistic(files, statistic);
     kept_mass_.dataset = "kept_mass";
     kept_mass_.bound = kStatisticBound;

@@ -62,9 +62,9 @@ TEST_CASE("a device's shards give what the host's give, heads with a state besid
   for_each_world([](Transport& transport) {
     const std::string heads =
         "heads.softmax = 0-1\nheads.stick-breaking = 2-3\nheads.cog = 4-5\nheads.linear = 6-7\n"
-        "linear.decay = token\noutputs = lse,remainder\n";
+        "linear.decay = token\noutputs = lse,remainder,state\n";
     for (const char* type : {"float32", "float64", "bfloat16"}) {
-      expect_equal_jobs(heads + "output-dtype = " + type + "\n", {"o", "lse", "remainder"}, transport);
+      expect_equal_jobs(heads + "output-dtype = " + type + "\n", {"o", "lse", "remainder", "state/S"}, transport);
     }
     expect_equal_jobs("mechanism = stick-breaking\nstick-breaking.remainder = value\nlayout = zigzag\n", {"o"},
                       transport);

@@ -9,6 +9,8 @@
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::error_of;
+using ringscan::test::has_fixed_bits;
+using ringscan::test::linear_tolerance;
 using ringscan::test::LinearRunner;
 
 namespace {
@@ -33,28 +35,31 @@ const LinearParams kToken{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNon
 TEST_CASE("every option of linear attention equals the oracle") {
   for (const Decay decay : {Decay::kNone, Decay::kHead, Decay::kToken}) {
     for (const FeatureMap map : {FeatureMap::kIdentity, FeatureMap::kElu1}) {
-      REQUIRE(error_of(make_problem(203, 24, 20, {decay, map, Normalizer::kNone})) <= 2e-6);
+      REQUIRE(error_of(make_problem(203, 24, 20, {decay, map, Normalizer::kNone})) <= linear_tolerance());
     }
     // With the identity a divisor may vanish, whatever the arithmetic.
-    REQUIRE(error_of(make_problem(203, 24, 20, {decay, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+    REQUIRE(error_of(make_problem(203, 24, 20, {decay, FeatureMap::kElu1, Normalizer::kZ})) <= linear_tolerance());
   }
 }
 
 TEST_CASE("any length and any width equal the oracle") {
   for (const std::int64_t seq_len : {1, 2, 7, 63, 64, 65, 127, 128, 129}) {
-    REQUIRE(error_of(make_problem(seq_len, 16, 16, kToken)) <= 2e-6);
+    REQUIRE(error_of(make_problem(seq_len, 16, 16, kToken)) <= linear_tolerance());
   }
   for (const std::int64_t dim : {1, 2, 3, 8, 31, 32, 33, 64, 100, 128, 255, 256}) {
-    REQUIRE(error_of(make_problem(70, dim, 5, kToken)) <= 2e-6);
-    REQUIRE(error_of(make_problem(70, 5, dim, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+    REQUIRE(error_of(make_problem(70, dim, 5, kToken)) <= linear_tolerance());
+    REQUIRE(error_of(make_problem(70, 5, dim, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ})) <=
+            linear_tolerance());
   }
-  REQUIRE(error_of(make_problem(130, 256, 256, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ})) <= 2e-6);
+  REQUIRE(error_of(make_problem(130, 256, 256, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ})) <=
+          linear_tolerance());
 }
 
 TEST_CASE("decays from none to everything equal the oracle") {
   for (const double decay : {0.0, 1e-7, 1e-3, 1.0, 10.0, 50.0}) {
-    REQUIRE(error_of(make_problem(300, 16, 16, kToken, decay)) <= 2e-6);
-    REQUIRE(error_of(make_problem(300, 16, 16, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay)) <= 2e-6);
+    REQUIRE(error_of(make_problem(300, 16, 16, kToken, decay)) <= linear_tolerance());
+    REQUIRE(error_of(make_problem(300, 16, 16, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay)) <=
+            linear_tolerance());
   }
 }
 
@@ -63,7 +68,7 @@ TEST_CASE("a token's own decay is exact even where others have decayed by thousa
   for (std::size_t i = 0; i < problem.log_decay.size(); ++i) {
     problem.log_decay[i] = i < 100 ? -50.0f : -1e-3f * static_cast<float>(i % 5);
   }
-  REQUIRE(error_of(problem) <= 1e-6);
+  REQUIRE(error_of(problem) <= linear_tolerance() / 2);
 }
 
 TEST_CASE("a log decay of -infinity starts anew") {
@@ -71,7 +76,7 @@ TEST_CASE("a log decay of -infinity starts anew") {
   for (const std::size_t token : {0u, 10u, 64u, 65u, 130u}) {
     problem.log_decay[2 * token] = problem.log_decay[2 * token + 1] = -std::numeric_limits<float>::infinity();
   }
-  REQUIRE(error_of(problem) <= 2e-6);
+  REQUIRE(error_of(problem) <= linear_tolerance());
 }
 
 TEST_CASE("16-bit inputs, grouped KV heads and batch equal the oracle") {
@@ -82,11 +87,12 @@ TEST_CASE("16-bit inputs, grouped KV heads and batch equal the oracle") {
     problem.num_kv_heads = 3;
     problem.type = type;
     problem.fill();
-    REQUIRE(error_of(problem) <= 2e-6);
+    REQUIRE(error_of(problem) <= linear_tolerance());
   }
 }
 
 TEST_CASE("runs cut on the chunk grid give the same bits") {
+  if (!has_fixed_bits()) return;  // another backend's promise
   const LinearProblem problem = make_problem(500, 24, 40, {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ}, 0.01);
   LinearRunner whole(problem);
   LinearState state = whole.new_state();
@@ -122,15 +128,15 @@ TEST_CASE("a joined state equals one that went over both runs, and goes through 
     }
     runner.advance(far, 101, 203, true);
     runner.advance(loaded, 203, 301, true);
-    REQUIRE(linear_error(problem, runner.output(), exact) <= 2e-6);
+    REQUIRE(linear_error(problem, runner.output(), exact) <= linear_tolerance());
   }
 }
 
 TEST_CASE("a quarter of a million tokens stay precise") {
   for (const double decay : {0.0, 1e-6}) {
     LinearProblem problem = make_problem(250000, 8, 8, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay);
-    REQUIRE(error_of(problem) <= 1e-6);
+    REQUIRE(error_of(problem) <= linear_tolerance() / 2);
     problem.params = {Decay::kHead, FeatureMap::kIdentity, Normalizer::kNone};
-    REQUIRE(error_of(problem) <= 2e-6);
+    REQUIRE(error_of(problem) <= linear_tolerance());
   }
 }

@@ -7,4 +7,11 @@ std::unique_ptr<Kernels> make_kernels_under_test() {
   return std::make_unique<StagedKernels>(make_cuda_kernels(0));
 }
 
+bool has_fixed_bits() {
+  return false;
+}
+double linear_tolerance() {
+  return 1e-5;
+}
+
 }  // namespace ringscan::test

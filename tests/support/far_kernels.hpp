@@ -4,8 +4,10 @@
 
 #include <map>
 #include <memory>
+#include <utility>
 
 #include "core/error.hpp"
+#include "kernels/linear_kernels.hpp"
 #include "tests/support/forwarding_kernels.hpp"
 
 namespace ringscan::test {
@@ -52,9 +54,50 @@ class FarMemory final : public MemorySpace {
   std::map<const void*, std::size_t> blocks_;
 };
 
+/// Linear attention's states and tensors are far, too.
+class FarLinear final : public LinearKernels {
+ public:
+  FarLinear(const LinearKernels& inner, FarMemory& memory) : inner_(inner), memory_(memory) {}
+
+  MemorySpace& memory() const override { return memory_; }
+  void make(LinearState& state, const LinearShape& shape, MemoryLedger*) const override {
+    inner_.make(state, shape, nullptr);
+    Buffer far(state.data.size_bytes(), nullptr, memory_);
+    if (far.size_bytes() > 0) memory_.copy_in(far.data(), state.data.data(), far.size_bytes());
+    state.data = std::move(far);
+  }
+  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
+  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
+    return inner_.linear_scratch_bytes(head_dim, v_dim);
+  }
+  void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
+               Heartbeat& heartbeat) const override {
+    for (const AnyView* view : {&task.q, &task.k, &task.v, &task.log_decay}) {
+      if (view->data != nullptr && element_count(view->shape) > 0) memory_.require(view->data, 1, true);
+    }
+    memory_.require(task.o.data, 1, true);
+    inner_.advance(task, params, state, heartbeat);
+  }
+  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
+  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
+            std::span<double> n) const override {
+    inner_.load(state, batch, slot, s, n);
+  }
+  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
+             std::span<const double> n) const override {
+    inner_.store(state, batch, slot, s, n);
+  }
+
+ private:
+  const LinearKernels& inner_;
+  FarMemory& memory_;
+};
+
 class FarKernels final : public ForwardingKernels {
  public:
-  FarKernels() : ForwardingKernels(make_cpu_kernels()) {}
+  FarKernels() : ForwardingKernels(make_cpu_kernels()), linear_(inner().linear(), memory_) {}
+
+  const LinearKernels& linear() const override { return linear_; }
 
   std::string_view name() const override { return "far"; }
   MemorySpace& memory() const override { return memory_; }
@@ -107,6 +150,7 @@ class FarKernels final : public ForwardingKernels {
   }
 
   mutable FarMemory memory_;
+  FarLinear linear_;
 };
 
 }  // namespace ringscan::test

@@ -6,14 +6,108 @@
 #include <utility>
 
 #include "core/buffer.hpp"
+#include "kernels/linear_kernels.hpp"
 #include "tests/support/forwarding_kernels.hpp"
 
 namespace ringscan::test {
 
+/// Copies that live as long as a call.
+class Staged {
+ public:
+  explicit Staged(MemorySpace& space) : space_(space) {}
+
+  /// All from the first to the last element, what lies between rows too.
+  template <typename View>
+  View view(View host) {
+    if (host.data == nullptr || element_count(host.shape) == 0) return host;
+    host.data = static_cast<decltype(host.data)>(copy(host.data, span_bytes(host)));
+    return host;
+  }
+  TensorView<float> statistic(TensorView<float> host) {
+    if (host.data == nullptr || element_count(host.shape) == 0) return host;
+    const std::size_t bytes = static_cast<std::size_t>(last_element(host) + 1) * sizeof(float);
+    host.data = reinterpret_cast<float*>(copy(host.data, bytes));
+    return host;
+  }
+  AttendTask task(AttendTask task) {
+    task.q = view(task.q);
+    task.k = view(task.k);
+    task.v = view(task.v);
+    return task;
+  }
+  /// What the last copies now hold goes back to where they came from.
+  void bring_back() {
+    for (const Copy& copy : copies_) space_.copy_out(copy.host, copy.buffer.data(), copy.buffer.size_bytes());
+  }
+
+ private:
+  struct Copy {
+    void* host;
+    Buffer buffer;
+  };
+
+  template <typename View>
+  static std::int64_t last_element(const View& view) {
+    return (view.shape[0] - 1) * view.strides[0] + (view.shape[1] - 1) * view.strides[1] +
+           (view.shape[2] - 1) * view.strides[2] + view.shape[3] - 1;
+  }
+  template <typename View>
+  static std::size_t span_bytes(const View& view) {
+    return static_cast<std::size_t>(last_element(view) + 1) * size_of(view.type);
+  }
+  std::byte* copy(const void* host, std::size_t bytes) {
+    copies_.push_back({const_cast<void*>(host), Buffer(bytes, nullptr, space_)});
+    space_.copy_in(copies_.back().buffer.data(), host, bytes);
+    return copies_.back().buffer.as<std::byte>();
+  }
+
+  MemorySpace& space_;
+  std::deque<Copy> copies_;
+};
+
+class StagedLinear final : public LinearKernels {
+ public:
+  explicit StagedLinear(const LinearKernels& inner) : inner_(inner) {}
+
+  void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const override {
+    inner_.make(state, shape, ledger);
+  }
+  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
+  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
+    return inner_.linear_scratch_bytes(head_dim, v_dim);
+  }
+  void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
+               Heartbeat& heartbeat) const override {
+    Staged inputs(inner_.memory()), outputs(inner_.memory());
+    LinearTask there = task;
+    there.q = inputs.view(task.q);
+    there.k = inputs.view(task.k);
+    there.v = inputs.view(task.v);
+    there.log_decay = inputs.view(task.log_decay);
+    there.o = outputs.view(task.o);
+    inner_.advance(there, params, state, heartbeat);
+    outputs.bring_back();
+  }
+  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
+  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
+            std::span<double> n) const override {
+    inner_.load(state, batch, slot, s, n);
+  }
+  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
+             std::span<const double> n) const override {
+    inner_.store(state, batch, slot, s, n);
+  }
+
+ private:
+  const LinearKernels& inner_;
+};
+
 class StagedKernels final : public ForwardingKernels {
  public:
-  using ForwardingKernels::ForwardingKernels;
+  explicit StagedKernels(std::unique_ptr<Kernels> device)
+      : ForwardingKernels(std::move(device)), linear_(inner().linear()) {}
 
+  const LinearKernels& linear() const override { return linear_; }
   MemorySpace& memory() const override { return host_memory(); }
 
   AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
@@ -57,60 +151,6 @@ class StagedKernels final : public ForwardingKernels {
   }
 
  private:
-  /// Copies that live as long as a call.
-  class Staged {
-   public:
-    explicit Staged(MemorySpace& space) : space_(space) {}
-
-    /// All from the first to the last element, what lies between rows too.
-    template <typename View>
-    View view(View host) {
-      if (host.data == nullptr || element_count(host.shape) == 0) return host;
-      host.data = static_cast<decltype(host.data)>(copy(host.data, span_bytes(host)));
-      return host;
-    }
-    TensorView<float> statistic(TensorView<float> host) {
-      if (host.data == nullptr || element_count(host.shape) == 0) return host;
-      const std::size_t bytes = static_cast<std::size_t>(last_element(host) + 1) * sizeof(float);
-      host.data = reinterpret_cast<float*>(copy(host.data, bytes));
-      return host;
-    }
-    AttendTask task(AttendTask task) {
-      task.q = view(task.q);
-      task.k = view(task.k);
-      task.v = view(task.v);
-      return task;
-    }
-    /// What the last copies now hold goes back to where they came from.
-    void bring_back() {
-      for (const Copy& copy : copies_) space_.copy_out(copy.host, copy.buffer.data(), copy.buffer.size_bytes());
-    }
-
-   private:
-    struct Copy {
-      void* host;
-      Buffer buffer;
-    };
-
-    template <typename View>
-    static std::int64_t last_element(const View& view) {
-      return (view.shape[0] - 1) * view.strides[0] + (view.shape[1] - 1) * view.strides[1] +
-             (view.shape[2] - 1) * view.strides[2] + view.shape[3] - 1;
-    }
-    template <typename View>
-    static std::size_t span_bytes(const View& view) {
-      return static_cast<std::size_t>(last_element(view) + 1) * size_of(view.type);
-    }
-    std::byte* copy(const void* host, std::size_t bytes) {
-      copies_.push_back({const_cast<void*>(host), Buffer(bytes, nullptr, space_)});
-      space_.copy_in(copies_.back().buffer.data(), host, bytes);
-      return copies_.back().buffer.as<std::byte>();
-    }
-
-    MemorySpace& space_;
-    std::deque<Copy> copies_;
-  };
-
   template <typename Params, typename Block>
   void finish_staged(FinishTask task, const Params& params, const Block& block) const {
     Staged inputs(inner().memory()), outputs(inner().memory());
@@ -122,6 +162,8 @@ class StagedKernels final : public ForwardingKernels {
     inner().finish(task, params, block);
     outputs.bring_back();
   }
+
+  StagedLinear linear_;
 };
 
 }  // namespace ringscan::test
