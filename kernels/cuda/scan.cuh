@@ -27,7 +27,7 @@ class ScanBlock {
     float2 delta[2][kScanTokens][kChannels];  ///< delta and delta u
     float4 b[2][kScanTokens][kLanes];
     float4 c[2][kScanTokens][kLanes];
-    float y[kScanTokens][kChannels + 8];
+    float y[2][kScanTokens][kChannels + 8];
   };
 
   __device__ ScanBlock(const ScanParams& p, Shared& shared) : p_(p), shared_(shared) {
@@ -216,27 +216,26 @@ class ScanBlock {
     __syncthreads();
   }
 
-  /// Output of the tokens [begin, end).
+  /// Output of the tokens [begin, end). One barrier a tile: a tile's rows go out while the next one is computed.
   __device__ void walk(std::int64_t begin, std::int64_t end) {
     Staged next;
     Raw u[kElements], z[kElements];
     fetch(next, begin);
-    stage(next, 0);
     int buffer = 0;
     for (std::int64_t first = begin; first < end; first += kScanTokens, buffer ^= 1) {
+      stage(next, buffer);
+      __syncthreads();
+      if (first > begin) store(u, z, first - kScanTokens, end, buffer ^ 1);
 #pragma unroll
       for (int i = 0; i < kElements; ++i) {
         u[i] = next.u[i];
         z[i] = next.z[i];
       }
-      __syncthreads();
-      const bool more = first + kScanTokens < end;
-      if (more) fetch(next, first + kScanTokens);
+      if (first + kScanTokens < end) fetch(next, first + kScanTokens);
       compute(buffer);
-      __syncthreads();
-      if (more) stage(next, buffer ^ 1);
-      store(u, z, first, end);
     }
+    __syncthreads();
+    if (begin < end) store(u, z, begin + (end - begin - 1) / kScanTokens * kScanTokens, end, buffer ^ 1);
     if (p_.delta_parts != nullptr) store_delta_sum();
   }
 
@@ -265,7 +264,7 @@ class ScanBlock {
         }
       }
       const float sum = sum_lanes(y);
-      if (lane() < 4) shared_.y[first + lane()][own_channel()] = sum;
+      if (lane() < 4) shared_.y[buffer][first + lane()][own_channel()] = sum;
     }
   }
   /// y[t], summed over the channel's lanes, in lane t.
@@ -280,15 +279,15 @@ class ScanBlock {
     return sum;
   }
 
-  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first,
-                        std::int64_t end) const {
+  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
+                        int buffer) const {
     std::int64_t at =
         batch_ * p_.y_strides.batch + (first + token_of(0)) * p_.y_strides.row + staged_ - kParts * p_.y_strides.row;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       at += kParts * p_.y_strides.row;
       if (!stages_ || first + token_of(i) >= end) continue;
-      float y = fmaf(d_, portable::to_float(u[i], p_.u.type), shared_.y[token_of(i)][threadIdx.x % kChannels]);
+      float y = fmaf(d_, portable::to_float(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
       if (p_.z.data != nullptr) y *= silu(portable::to_float(z[i], p_.z.type));
       portable::store_element(p_.y, p_.y_type, at, y);
     }
