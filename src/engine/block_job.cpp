@@ -55,7 +55,8 @@ class BlockJob {
     const std::string name = name_ + "/" + dataset;
     const auto info = context_.reader->find(shape_.layer, name);
     if (!info) return {};
-    const std::vector<double> whole = timed(figures_.read_seconds, [&] { return context_.reader->read_whole(*info); });
+    const std::vector<double> whole =
+        timed(figures_.read_seconds, SpanKind::kWait, [&] { return context_.reader->read_whole(*info); });
     for (const double x : whole) {
       if (std::isfinite(x) || context_.config->allow_nonfinite) continue;
       throw collective(bad_input(context_.reader->path() + ": " + info->path +
@@ -72,7 +73,7 @@ class BlockJob {
 
   Buffer read_slab(const char* dataset, const std::vector<int>& heads, AnyView& view, const Shape4& shape) {
     const DatasetInfo info = *context_.reader->find(shape_.layer, dataset);
-    Buffer slab = timed(figures_.read_seconds, [&] {
+    Buffer slab = timed(figures_.read_seconds, SpanKind::kWait, [&] {
       return context_.reader->read_slab(info, select(heads), !context_.config->allow_nonfinite, context_.ledger);
     });
     view = dense_any_view(std::as_const(slab).data(), type_in_memory(info.type), shape);
@@ -86,7 +87,8 @@ class BlockJob {
     DatasetInfo info;
     run_collectively(*context_.transport,
                      [&] { info = reader.require(shape_.layer, "state/" + name_ + "/" + part, shape); });
-    const std::vector<double> whole = timed(figures_.read_seconds, [&] { return reader.read_whole(info); });
+    const std::vector<double> whole =
+        timed(figures_.read_seconds, SpanKind::kWait, [&] { return reader.read_whole(info); });
     return {whole.begin(), whole.end()};
   }
 
@@ -96,7 +98,8 @@ class BlockJob {
     SlabSelection selection;
     if (is_last_) selection.tokens = {{0, dataset.shape[1]}};
     selection.heads = iota_from(0, dataset.shape[2]);
-    timed(figures_.write_seconds, [&] { context_.writer->write_slab(dataset, selection, state.data()); });
+    timed(figures_.write_seconds, SpanKind::kWait,
+          [&] { context_.writer->write_slab(dataset, selection, state.data()); });
   }
 
   /// `y` is dense [batch, local tokens, 1, channels] of the channels from `first` on.
@@ -116,7 +119,8 @@ class BlockJob {
       convert_elements(y.data(), ElementType::kFloat32, converted.data(), shape_.output_type, count);
       data = converted.data();
     }
-    timed(figures_.write_seconds, [&] { context_.writer->write_slab(output_.y, select(heads), data); });
+    timed(figures_.write_seconds, SpanKind::kWait,
+          [&] { context_.writer->write_slab(output_.y, select(heads), data); });
   }
 
   void tell(std::int64_t done, std::int64_t all) const {

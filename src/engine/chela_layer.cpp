@@ -112,7 +112,7 @@ class ChelaLayerRun {
     figures.read_seconds = reading.seconds();
     if (task_.writes_state) make_future(pass);
     figures.pass = run_chela_pass(pass, transport_, backend_, ledger_, heartbeat_);
-    timed(figures.write_seconds, [&] {
+    timed(figures.write_seconds, SpanKind::kWait, [&] {
       write_y(y_rows);
       if (task_.writes_state) write_state();
     });

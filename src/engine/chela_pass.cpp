@@ -37,9 +37,9 @@ class ChelaPass {
     convolve_short();
     convolve_long();
     for (Buffer* buffer : {&v_, &g_, &o_}) *buffer = Buffer(floats_bytes(rows() * s_.v_channels), ledger_);
-    timed(result_.compute_seconds, [&] { project_inputs(); });
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_inputs(); });
     attend();
-    timed(result_.compute_seconds, [&] { project_output(); });
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_output(); });
     return result_;
   }
 
@@ -70,7 +70,7 @@ class ChelaPass {
     const HaloSchedule schedule = make_halo_schedule(*task_.layout, transport_.rank(), before);
     Buffer halo_buffer(floats_bytes(batch_ * before * s_.channels), ledger_);
     const auto halo = dense_view(halo_buffer.as<float>(), shape(schedule.halo.size(), s_.channels));
-    timed(result_.compute_seconds, [&] {
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
       for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
         load_x(batch, chunk, x_.as<float>() + (batch * tokens_ + chunk.begin) * s_.channels);
       });
@@ -81,7 +81,7 @@ class ChelaPass {
     timed(result_.exposed_seconds,
           [&] { result_.sent_bytes += carry_halo(schedule, own, task_.past.short_inputs, halo, transport_); });
     if (tokens_ == 0) return;
-    const AddSeconds adder(result_.compute_seconds);
+    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
     const TensorView<const float> before_own{halo.data, halo.shape, halo.strides};
     if (task_.future.short_inputs.data != nullptr && own.tokens.end == task_.layout->seq_len()) {
       last_rows(schedule, before_own, own, task_.future.short_inputs);

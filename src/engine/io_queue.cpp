@@ -1,9 +1,15 @@
 #include "engine/io_queue.hpp"
 
+#include "core/trace.hpp"
+
 namespace ringscan {
 
 IoQueue::IoQueue(bool has_thread) {
-  if (has_thread) worker_ = std::thread([this] { work_through(); });
+  if (!has_thread) return;
+  worker_ = std::thread([this, trace = Trace::of_this_thread()] {
+    const TraceBinding binding(trace);
+    work_through();
+  });
 }
 
 IoQueue::~IoQueue() {

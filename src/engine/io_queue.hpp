@@ -12,6 +12,7 @@ namespace ringscan {
 
 /// Runs reading and writing in the order it was asked for: beside the computation on one thread of its own, or, where
 /// the transport does not support that, at once in the caller. Collective calls so happen in one order on all ranks.
+/// Its thread records into the trace of the thread that made it.
 class IoQueue {
  public:
   explicit IoQueue(bool has_thread);

@@ -51,7 +51,7 @@ class LinearPass {
     if (task_.params.decay == Decay::kHead) task.head_log_decay = task_.head_log_decay.subspan(slot, 1);
     task.scale = task_.scale;
     if (with_output) task.o = task_.o;
-    timed(result_.compute_seconds, [&] { kernels_.advance(task, task_.params, state, heartbeat); });
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] { kernels_.advance(task, task_.params, state, heartbeat); });
     if (!with_output) return;
     const auto tokens = static_cast<double>(task_.k.shape[0] * task_.k.shape[1]);
     result_.flops +=
@@ -197,7 +197,7 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
   }
 
   void beat() override {
-    const AddSeconds adder(beat_seconds_);
+    const AddPollingSeconds adder(beat_seconds_);
     move_on();
   }
 

@@ -46,11 +46,11 @@ class LongConvPass {
     switch (choose_long_conv(*task_.layout, task_.width, task_.reproducible)) {
       case LongConvMethod::kDirect:
         carry();
-        timed(result_.compute_seconds, [&] { convolve_directly(); });
+        timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_directly(); });
         break;
       case LongConvMethod::kHalo:
         carry();
-        timed(result_.compute_seconds, [&] { convolve_own(); });
+        timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_own(); });
         break;
       case LongConvMethod::kAllToAll:
         convolve_whole();
@@ -131,7 +131,7 @@ class LongConvPass {
           if (past_carrier) past_carrier->carry_there(run, task_.past.row(batch, 0, 0), channels_);
           carrier.carry_there(run, rows, channels_);
         });
-        timed(result_.compute_seconds, [&] {
+        timed(result_.compute_seconds, SpanKind::kCompute, [&] {
           for (std::int64_t c = carrier.channels().begin; c < carrier.channels().end; ++c) {
             if (past_carrier) past_carrier->load_line(c, past_line);
             carrier.load_line(c, line);

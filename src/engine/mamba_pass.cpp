@@ -45,7 +45,7 @@ class MambaPass {
     for (Buffer* buffer : {&u_, &delta_, &z_}) *buffer = Buffer(floats_bytes(batch_ * tokens_ * block_), ledger_);
     carry();
     {
-      const AddSeconds adder(result_.compute_seconds);
+      const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
       for (const ChannelRun& block : blocks()) {
         convolve(block);
         add_x_proj(block);
@@ -105,7 +105,7 @@ class MambaPass {
     tail.tokens = {std::max(own.begin, own.end - halo_width_), own.end};
     const std::int64_t rows = tail.tokens.size();
     Buffer tail_rows(floats_bytes(batch_ * rows * s_.d_inner), ledger_);
-    timed(result_.compute_seconds, [&] {
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
       for (std::int64_t batch = 0; batch < batch_ && rows > 0; ++batch) {
         in_proj(load_x(batch, {tokens_ - rows, tokens_}), rows, 0, s_.d_inner,
                 tail_rows.as<float>() + batch * rows * s_.d_inner);
@@ -163,7 +163,7 @@ class MambaPass {
   }
 
   void run_block(const ChannelRun& block) {
-    timed(result_.compute_seconds, [&] {
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
       if (block_ < s_.d_inner) convolve(block);
       for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
         const std::int64_t row = batch * tokens_ + chunk.begin;
@@ -181,7 +181,7 @@ class MambaPass {
       });
     });
     scan(block);
-    const AddSeconds adder(result_.compute_seconds);
+    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
     for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
       ProjectTask project;
       project.in = u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count;

@@ -46,7 +46,8 @@ class RingPass {
   RingPassResult run() {
     const bool reads_context = first_context_key() < task_.context_tokens();
     // The nearest block may be fetched while the ring computes.
-    if (reads_context) timed(result_.context_seconds, [&] { task_.context->begin(first_context_key(), true); });
+    if (reads_context)
+      timed(result_.context_seconds, SpanKind::kWait, [&] { task_.context->begin(first_context_key(), true); });
     go_round();
     if (reads_context) meet_context();
     result_.exposed_seconds += heartbeat_.seconds();
@@ -72,7 +73,7 @@ class RingPass {
   bool ring_exits_early() const { return has_early_exit() && schedule_.size() > 2; }
 
   void go_round() {
-    KvRing ring = timed(result_.finish_seconds, [&] {
+    KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
       return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, kernels_.memory(), ledger_);
     });
     std::unique_ptr<PendingSum> open_ranks;
@@ -105,7 +106,7 @@ class RingPass {
     const auto chunks = task_.layout->chunks(rank_);
     // Reading is collective, so that the ranks wait for each other here anyway.
     while (!has_early_exit() || any_rank_open()) {
-      auto block = timed(result_.context_seconds, [&] { return task_.context->next(); });
+      auto block = timed(result_.context_seconds, SpanKind::kWait, [&] { return task_.context->next(); });
       if (!block) break;
       const Resident k(block->k, kernels_.memory()), v(block->v, kernels_.memory());
       block->k = k.view();
@@ -117,7 +118,7 @@ class RingPass {
         count_progress(count_pairs(band_, task.query_run, task.key_run));
       }
     }
-    timed(result_.context_seconds, [&] { task_.context->end(); });
+    timed(result_.context_seconds, SpanKind::kWait, [&] { task_.context->end(); });
   }
 
   /// True where keys before the layout's first can change a row of the chunk.
@@ -194,7 +195,8 @@ class RingPass {
   }
 
   void attend_task(const AttendTask& task, Block& block) {
-    result_.stats += timed(result_.compute_seconds, [&] { return kernels_.attend(task, params_, block, heartbeat_); });
+    result_.stats += traced(timed(result_.compute_seconds, SpanKind::kCompute,
+                                  [&] { return kernels_.attend(task, params_, block, heartbeat_); }));
   }
 
   void count_progress(std::int64_t pairs) {
@@ -218,7 +220,7 @@ class RingPass {
   }
 
   void finish() {
-    const AddSeconds adder(result_.finish_seconds);
+    const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
     const auto chunks = task_.layout->chunks(rank_);
     for (std::size_t index = 0; index < chunks.size(); ++index) {
       const Chunk& chunk = chunks[index];

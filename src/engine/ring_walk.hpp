@@ -17,7 +17,7 @@ class TransferHeartbeat final : public Heartbeat {
   void follow(Ticket* ticket) { ticket_ = ticket; }
   void beat() override {
     if (ticket_ == nullptr) return;
-    const AddSeconds adder(seconds_);
+    const AddPollingSeconds adder(seconds_);
     if (ticket_->poll()) ticket_ = nullptr;
   }
   double seconds() const { return seconds_; }
@@ -26,6 +26,12 @@ class TransferHeartbeat final : public Heartbeat {
   Ticket* ticket_ = nullptr;
   double seconds_ = 0.0;
 };
+
+/// Adds to the counters of the thread's trace, where it has one.
+inline const AttendStats& traced(const AttendStats& stats) {
+  if (Trace* const trace = Trace::of_this_thread()) trace->count_tiles(stats.tiles_computed, stats.tiles_skipped);
+  return stats;
+}
 
 /// Calls attend(AttendTask) for the part's keys near first, piece by piece.
 template <typename Attend>

@@ -93,20 +93,21 @@ class Job {
     std::future<void> writing;
     for (std::size_t index = 0; index < count; ++index) {
       // Without a thread of its own the queue works at once, so that starting takes the time, too.
-      if (!reading.valid()) reading = timed(report_.read_wait_seconds, [&] { return start_reading(queue, index); });
-      ShardInput input = timed(report_.read_wait_seconds, [&] { return reading.get(); });
+      if (!reading.valid())
+        reading = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return start_reading(queue, index); });
+      ShardInput input = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return reading.get(); });
       if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
       auto output = std::make_shared<ShardOutput>(
           make_shard_output(plan_, plan_.shards[index], transport_.rank(), config_, &ledger_));
       compute(plan_.shards[index], input, *output, queue);
       input = ShardInput{};
       // At most one output waits beside the one in hand.
-      if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
-      writing =
-          timed(report_.write_wait_seconds, [&] { return start_writing(queue, writer, index, std::move(output)); });
-      if (!plan_.overlaps_io) timed(report_.write_wait_seconds, [&] { writing.get(); });
+      if (writing.valid()) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
+      writing = timed(report_.write_wait_seconds, SpanKind::kWait,
+                      [&] { return start_writing(queue, writer, index, std::move(output)); });
+      if (!plan_.overlaps_io) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
     }
-    if (writing.valid()) timed(report_.write_wait_seconds, [&] { writing.get(); });
+    if (writing.valid()) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
   }
 
   const DatasetInfo* o_of(const std::string& layer) const {
@@ -129,6 +130,7 @@ class Job {
       context.on_progress = [&](double fraction) {
         if (context_.on_progress) context_.on_progress(behind_ + share * fraction, block.shape.label());
       };
+      const TraceSpan span(SpanKind::kGroup, block.shape.label());
       const BlockFigures figures = run_block(block, outputs[i], context);
       behind_ += share;
       report_.read_wait_seconds += figures.read_seconds;
@@ -149,14 +151,14 @@ class Job {
         // The heads of kernels on the host read and write the shard itself.
         if (!carries_state(pass.mechanism) || !kernels_.linear().memory().is_host()) {
           if (!resident)
-            resident.emplace(
-                timed(report_.staging_seconds, [&] { return ResidentShard(input, output, kernels_.memory()); }));
+            resident.emplace(timed(report_.staging_seconds, SpanKind::kStaging,
+                                   [&] { return ResidentShard(input, output, kernels_.memory()); }));
           for (const int head : group.heads) met_keys.push_back(place_of(shard.heads, head));
         }
         run_group(shard, pass, group, input, output, resident ? &*resident : nullptr, queue);
       }
     }
-    if (resident) timed(report_.staging_seconds, [&] { resident->bring_back(met_keys); });
+    if (resident) timed(report_.staging_seconds, SpanKind::kStaging, [&] { resident->bring_back(met_keys); });
   }
 
   /// Of the whole run's work.
@@ -174,6 +176,7 @@ class Job {
     for (const int head : group.heads) {
       slots.push_back({place_of(shard.heads, head), place_of(shard.kv_heads, layer.kv_head_of(head))});
     }
+    const TraceSpan span(SpanKind::kGroup, std::string(name_of(pass.mechanism)) + " of layer " + layer.name);
     const double share = share_of(pass, group);
     const PassProgress on_progress = [&](double fraction) {
       if (context_.on_progress)

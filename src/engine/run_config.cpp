@@ -137,6 +137,7 @@ std::string RunConfig::text() const {
   lines += setting_line("allow-nonfinite", on_off(allow_nonfinite));
   if (memory_bytes) lines += setting_line("memory", std::to_string(*memory_bytes));
   if (!report.empty()) lines += setting_line("report", report);
+  if (!trace.empty()) lines += setting_line("trace", trace);
   constexpr const char* kModes[] = {"auto", "on", "off"};
   lines += setting_line("progress", kModes[static_cast<int>(progress)]);
   lines += setting_line("dry-run", on_off(dry_run));

@@ -55,6 +55,7 @@ struct RunConfig {
   std::optional<std::size_t> memory_bytes;  ///< the most a rank may use
 
   std::string report;  ///< a file for the JSON report; empty: none
+  std::string trace;   ///< a file for the timeline, Chrome trace events; empty: none
   ProgressMode progress = ProgressMode::kAuto;
   bool dry_run = false;
 

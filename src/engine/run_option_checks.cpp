@@ -158,13 +158,17 @@ void check_files(const RunConfig& config) {
     if (plain(file) == plain(config.output)) {
       throw bad_input("output: found " + config.output + ", which is a context too, want another file");
     }
-    if (!config.report.empty() && plain(file) == plain(config.report)) {
-      throw bad_input("report: found " + config.report + ", which is a context too, want another file");
-    }
   }
-  if (!config.report.empty() &&
-      (plain(config.report) == plain(config.input) || plain(config.report) == plain(config.output))) {
-    throw bad_input("report: found " + config.report + ", which is the input or output too, want another file");
+  std::vector<std::pair<std::string, std::string>> taken{{config.input, "the input or output"},
+                                                         {config.output, "the input or output"}};
+  for (const std::string& file : config.context) taken.emplace_back(file, "a context");
+  for (const auto& [name, file] : {std::pair("report", config.report), std::pair("trace", config.trace)}) {
+    if (file.empty()) continue;
+    for (const auto& [other, what] : taken) {
+      if (plain(file) != plain(other)) continue;
+      throw bad_input(std::string(name) + ": found " + file + ", which is " + what + " too, want another file");
+    }
+    taken.emplace_back(file, "the report");
   }
 }
 

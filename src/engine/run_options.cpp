@@ -130,6 +130,9 @@ const std::vector<RunOption>& file_options() {
        [](Draft& d, const Setting& s) { d.config.allow_nonfinite = parse_switch(s); }},
       {{"report", "FILE", "write a JSON report: plan, seconds by phase, TFLOP/s, bytes, memory"},
        [](Draft& d, const Setting& s) { d.config.report = parse_text(s, "a file name"); }},
+      {{"trace", "FILE",
+        "write a timeline of all ranks, for Perfetto: computing, transfers, waiting, reading, writing"},
+       [](Draft& d, const Setting& s) { d.config.trace = parse_text(s, "a file name"); }},
   };
   return options;
 }

@@ -114,7 +114,8 @@ class SparsePass {
     ring_share_ = static_cast<double>(task_.layout->seq_len()) /
                   static_cast<double>(std::max<std::int64_t>(1, task_.layout->seq_len() + walked));
     if (reads_context) {
-      timed(result_.context_seconds, [&] { task_.context->begin(walk.first_needed, walk.with_values); });
+      timed(result_.context_seconds, SpanKind::kWait,
+            [&] { task_.context->begin(walk.first_needed, walk.with_values); });
     }
     go_round(schedule, v, visit);
     if (reads_context) meet_context(walked, v.shape[3], visit);
@@ -123,7 +124,7 @@ class SparsePass {
 
   template <typename Visit>
   void meet_context(std::int64_t walked, std::int64_t v_dim, Visit&& visit) {
-    while (auto block = timed(result_.context_seconds, [&] { return task_.context->next(); })) {
+    while (auto block = timed(result_.context_seconds, SpanKind::kWait, [&] { return task_.context->next(); })) {
       measure_norms(*block);
       const Resident k(block->k, kernels_.memory());
       const Resident v(v_dim > 0 ? block->v : without_values(block->v), kernels_.memory());
@@ -132,18 +133,18 @@ class SparsePass {
       block->v.shape[3] = v_dim;
       for (Rows& rows : rows_) {
         const AttendTask task = context_task(task_, *block, heads_.slots, *rows.chunk, band_);
-        const AddSeconds adder(result_.compute_seconds);
+        const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
         visit(rows, task);
       }
       const auto behind = static_cast<double>(task_.context_tokens() - block->run.begin);
       show_progress(ring_share_ + (1.0 - ring_share_) * behind / static_cast<double>(walked));
     }
-    timed(result_.context_seconds, [&] { task_.context->end(); });
+    timed(result_.context_seconds, SpanKind::kWait, [&] { task_.context->end(); });
   }
 
   template <typename Visit>
   void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
-    KvRing ring = timed(result_.finish_seconds, [&] {
+    KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
       return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, kernels_.memory(), ledger_);
     });
     std::size_t parts_ahead = 0;
@@ -156,7 +157,7 @@ class SparsePass {
       for (const RingPart& part : step.parts) {
         Rows& rows = rows_[static_cast<std::size_t>(part.query_chunk)];
         for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
-          const AddSeconds adder(result_.compute_seconds);
+          const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
           visit(rows, task);
         });
         show_progress(ring_share_ * static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
@@ -195,7 +196,7 @@ class SparsePass {
       });
       is_first = false;
       open = 0;
-      timed(result_.compute_seconds, [&] {
+      timed(result_.compute_seconds, SpanKind::kCompute, [&] {
         for (Rows& rows : rows_) open += kernels_.narrow(rows.search) ? 0 : 1;
       });
       timed(result_.exposed_seconds, [&] { open = transport_.RankGroup::all_reduce(open, ReduceOp::kMax); });
@@ -204,7 +205,7 @@ class SparsePass {
 
   /// Looks at keys spread over this rank's tokens.
   void start_search(Rows& rows) {
-    const AddSeconds adder(result_.compute_seconds);
+    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
     kernels_.make(rows.search, shape_of(rows, 0), ledger_);
     const std::int64_t step = std::max<std::int64_t>(1, ceil_div(task_.k.shape[1], kSampleKeys));
     AttendTask task;
@@ -228,15 +229,15 @@ class SparsePass {
       if (is_window()) {
         AttendTask task = given;
         task.max_deltas = rows.deltas;
-        result_.stats += kernels_.attend(task, SoftmaxParams{}, rows.out, heartbeat_);
+        result_.stats += traced(kernels_.attend(task, SoftmaxParams{}, rows.out, heartbeat_));
       } else {
-        result_.stats += kernels_.attend(given, rows.search, rows.out, heartbeat_);
+        result_.stats += traced(kernels_.attend(given, rows.search, rows.out, heartbeat_));
       }
     });
   }
 
   void finish(Rows& rows) {
-    const AddSeconds adder(result_.finish_seconds);
+    const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
     const Chunk& chunk = *rows.chunk;
     if (chunk.run.empty()) return;
     const auto part_of = [&](const TensorView<float>& whole) {
@@ -257,7 +258,7 @@ class SparsePass {
   /// Collective where the mass is wanted: a head's largest ||v|| is over all its keys.
   void measure_mass() {
     if (!task_.wants_kept_mass) return;
-    const AddSeconds adder(result_.finish_seconds);
+    const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
     const std::int64_t batch_size = task_.q.shape[0];
     const auto num_slots = static_cast<std::int64_t>(task_.slots.size());
     std::vector<double> largest(static_cast<std::size_t>(batch_size * num_slots), 0.0);
@@ -295,7 +296,7 @@ class SparsePass {
   /// Each rank looks at its share of a block that has its values.
   void measure_norms(const ContextBlock& block) {
     if (!task_.wants_kept_mass || block.v.shape[3] == 0) return;
-    const AddSeconds adder(result_.finish_seconds);
+    const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
     const std::int64_t share = ceil_div(block.run.size(), transport_.world_size());
     const TokenRun mine = intersect(TokenRun{0, block.run.size()}, TokenRun{rank_ * share, (rank_ + 1) * share});
     const std::size_t num_heads = heads_.kv_heads.size();

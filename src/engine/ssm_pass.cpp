@@ -74,7 +74,8 @@ class SsmPass {
     if (is_first() && task_.initial_state != nullptr) {
       std::copy_n(task_.initial_state, through.states(), through.view().h);
     }
-    timed(result_.compute_seconds, [&] { kernels_.scan(in_, through.view(), task_.y, heartbeat_); });
+    timed(result_.compute_seconds, SpanKind::kCompute,
+          [&] { kernels_.scan(in_, through.view(), task_.y, heartbeat_); });
     const ScanSchedule schedule = make_scan_schedule(ScanKind::kLogarithmic, *task_.layout, transport_.rank());
     if (!schedule.empty()) {
       SummaryBuffer before(in_, ledger_);
@@ -92,7 +93,7 @@ class SsmPass {
         }
       }
       if (has_before) {
-        timed(result_.compute_seconds,
+        timed(result_.compute_seconds, SpanKind::kCompute,
               [&] { result_.corrected += kernels_.add_incoming(in_, before.view().h, task_.y, heartbeat_); });
       }
     }
@@ -126,7 +127,7 @@ class SsmPass {
       const std::int64_t count = std::min(step, in_.channels() - first);
       const std::span state(block_state, static_cast<std::size_t>(in_.batch() * count * in_.d_state()));
       timed(result_.exposed_seconds, [&] { receive_state(state, first, count); });
-      timed(result_.compute_seconds, [&] {
+      timed(result_.compute_seconds, SpanKind::kCompute, [&] {
         TensorView<float> y = task_.y;
         y.data += first;
         y.shape[3] = count;

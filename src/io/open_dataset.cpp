@@ -1,10 +1,10 @@
 #include "io/open_dataset.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <exception>
 
+#include "core/stopwatch.hpp"
 namespace ringscan {
 
 OpenDataset::OpenDataset(FileAccess& access, hid_t file, const std::string& path, std::int64_t max_elements,
@@ -33,7 +33,7 @@ OpenDataset::~OpenDataset() {
 
 void OpenDataset::transfer(Direction direction, void* memory, std::int64_t elements,
                            const std::function<void(hid_t)>& select, const Hdf5Blame& blame, TransferRecord& record) {
-  const auto start = std::chrono::steady_clock::now();
+  const AddSeconds adder(record.seconds, direction == Direction::kRead ? SpanKind::kRead : SpanKind::kWrite);
   const Hdf5Lock lock;
   std::exception_ptr selection_error;
   try {
@@ -62,7 +62,6 @@ void OpenDataset::transfer(Direction direction, void* memory, std::int64_t eleme
   checked(status, blame);
   record.bytes += static_cast<std::size_t>(elements) * H5Tget_size(type_.get());
   record.transfers += 1;
-  record.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   note_mode(record);
 }
 
