@@ -15,6 +15,7 @@
 #include "engine/io_queue.hpp"
 #include "engine/layer_io.hpp"
 #include "engine/linear_layer.hpp"
+#include "engine/progress_keeper.hpp"
 #include "engine/resident.hpp"
 #include "kernels/linear_kernels.hpp"
 
@@ -41,7 +42,7 @@ class Job {
  public:
   /// `initial` holds the states to go on from, null: none; `earlier` the files of --context.
   Job(const RunConfig& config, const RunContext& context, ActivationReader& reader, ActivationReader* initial,
-      ContextFiles& earlier, Kernels& kernels, RunReport& report)
+      ContextFiles& earlier, Kernels& kernels, ProgressKeeper& keeper, RunReport& report)
       : config_(config),
         context_(context),
         transport_(*context.transport),
@@ -49,6 +50,7 @@ class Job {
         initial_(initial),
         earlier_(earlier),
         kernels_(kernels),
+        keeper_(keeper),
         report_(report),
         plan_(report.plan) {}
 
@@ -58,10 +60,11 @@ class Job {
     for (const BlockPlan& block : plan_.blocks) {
       block_outputs.push_back(create_block_output(writer, block.shape, config_, o_of(block.shape.layer)));
     }
+    writer.settle();
     IoQueue queue(plan_.overlaps_io);
     try {
       work_through_shards(queue, writer);
-      work_through_blocks(block_outputs, writer);
+      if (!is_stopped_) work_through_blocks(block_outputs, writer);
     } catch (const Error& error) {
       if (!error.is_collective() && context_.on_lone_failure) context_.on_lone_failure(error);
       throw;
@@ -69,45 +72,70 @@ class Job {
   }
 
   const MemoryLedger& ledger() const { return ledger_; }
+  /// On request, before all was done.
+  bool is_stopped() const { return is_stopped_; }
 
  private:
+  /// Rows of these heads are on their way to the file.
+  struct Writing {
+    std::future<void> done;
+    int layer = 0;
+    std::vector<int> heads;
+  };
+
   std::future<ShardInput> start_reading(IoQueue& queue, std::size_t index) {
     return queue.submit<ShardInput>([this, index] {
       return read_shard(reader_, initial_, plan_, plan_.shards[index], transport_.rank(), config_, &ledger_);
     });
   }
 
-  std::future<void> start_writing(IoQueue& queue, ActivationWriter& writer, std::size_t index,
-                                  std::shared_ptr<ShardOutput> output) {
-    return queue.submit<void>([this, &writer, index, output = std::move(output)]() mutable {
-      const ShardPlan& shard = plan_.shards[index];
-      const auto layer = static_cast<std::size_t>(shard.layer);
-      write_shard(writer, outputs_[layer], plan_.layers[layer], shard, transport_.rank(), config_, *output);
-      output.reset();
-    });
+  Writing start_writing(IoQueue& queue, ActivationWriter& writer, const ShardPlan& shard, ShardOutput output) {
+    Writing writing{{}, shard.layer, shard.heads};
+    writing.done =
+        queue.submit<void>([this, &writer, shard, output = std::make_shared<ShardOutput>(std::move(output))]() mutable {
+          const auto layer = static_cast<std::size_t>(shard.layer);
+          write_shard(writer, outputs_[layer], plan_.layers[layer], shard, transport_.rank(), config_, *output);
+          output.reset();
+        });
+    return writing;
+  }
+
+  /// Waits for it; `more`: work is left, for which the record is worth its while.
+  void end_writing(Writing& writing, bool more) {
+    if (!writing.done.valid()) return;
+    timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.done.get(); });
+    keeper_.note_heads(plan_.layers[static_cast<std::size_t>(writing.layer)].name, writing.heads);
+    if (more) keeper_.save();
   }
 
   void work_through_shards(IoQueue& queue, ActivationWriter& writer) {
     const std::size_t count = plan_.shards.size();
     std::future<ShardInput> reading;
-    std::future<void> writing;
-    for (std::size_t index = 0; index < count; ++index) {
+    Writing writing;
+    for (std::size_t index = 0; index < count && !is_stopped_; ++index) {
+      const ShardPlan& shard = plan_.shards[index];
       // Without a thread of its own the queue works at once, so that starting takes the time, too.
       if (!reading.valid())
         reading = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return start_reading(queue, index); });
       ShardInput input = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return reading.get(); });
       if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
-      auto output = std::make_shared<ShardOutput>(
-          make_shard_output(plan_, plan_.shards[index], transport_.rank(), config_, &ledger_));
-      compute(plan_.shards[index], input, *output, queue);
+      ShardOutput output = make_shard_output(plan_, shard, transport_.rank(), config_, &ledger_);
+      const std::set<int> computed = compute(shard, input, output, queue);
       input = ShardInput{};
       // At most one output waits beside the one in hand.
-      if (writing.valid()) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
-      writing = timed(report_.write_wait_seconds, SpanKind::kWait,
-                      [&] { return start_writing(queue, writer, index, std::move(output)); });
-      if (!plan_.overlaps_io) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
+      end_writing(writing, true);
+      writing = timed(report_.write_wait_seconds, SpanKind::kWait, [&] {
+        if (computed.size() == shard.heads.size()) return start_writing(queue, writer, shard, std::move(output));
+        const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
+        const ShardPlan part = keep_heads(shard, layer, computed);
+        return start_writing(queue, writer, part, pick_heads(output, layer, shard, part, config_, &ledger_));
+      });
+      const bool more = index + 1 < count || !plan_.blocks.empty() || computed.size() < shard.heads.size();
+      is_stopped_ = more && keeper_.is_stopping();
+      if (!plan_.overlaps_io || is_stopped_) end_writing(writing, more);
     }
-    if (writing.valid()) timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.get(); });
+    if (reading.valid()) reading.get();  // it was under way when the run was stopped
+    end_writing(writing, !plan_.blocks.empty());
   }
 
   const DatasetInfo* o_of(const std::string& layer) const {
@@ -140,14 +168,23 @@ class Job {
       report_.sent_bytes += figures.pass.sent_bytes;
       report_.computed_flops += block.flops * static_cast<double>(block.layout.local_tokens(transport_.rank())) /
                                 static_cast<double>(std::max<std::int64_t>(1, block.shape.seq_len));
+      keeper_.note_block(block);
+      if (i + 1 == plan_.blocks.size()) break;
+      keeper_.save();
+      is_stopped_ = keeper_.is_stopping();
+      if (is_stopped_) return;
     }
   }
 
-  void compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output, IoQueue& queue) {
+  /// Returns the heads that are done: all, or those of the groups before the one that a stop kept from beginning.
+  std::set<int> compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output, IoQueue& queue) {
+    std::set<int> computed;
     std::vector<int> met_keys;  // places in the shard
     std::optional<ResidentShard> resident;
     for (const PassPlan& pass : shard.passes) {
       for (const HeadGroup& group : pass.groups) {
+        if (!computed.empty() && keeper_.is_stopping()) continue;
+        computed.insert(group.heads.begin(), group.heads.end());
         // The heads of kernels on the host read and write the shard itself.
         if (!carries_state(pass.mechanism) || !kernels_.linear().memory().is_host()) {
           if (!resident)
@@ -159,6 +196,7 @@ class Job {
       }
     }
     if (resident) timed(report_.staging_seconds, SpanKind::kStaging, [&] { resident->bring_back(met_keys); });
+    return computed;
   }
 
   /// Of the whole run's work.
@@ -248,42 +286,14 @@ class Job {
   ActivationReader* initial_;
   ContextFiles& earlier_;
   Kernels& kernels_;
+  ProgressKeeper& keeper_;
   RunReport& report_;
   const RunPlan& plan_;
   std::vector<LayerOutput> outputs_;
   MemoryLedger ledger_;
   double behind_ = 0.0;
+  bool is_stopped_ = false;
 };
-
-/// Makes each figure the largest, or the sum, over the ranks.
-void reduce(RunReport& report, Transport& transport) {
-  std::array seconds{&report.total_seconds,   &report.read_seconds,       &report.read_wait_seconds,
-                     &report.compute_seconds, &report.exposed_seconds,    &report.finish_seconds,
-                     &report.write_seconds,   &report.write_wait_seconds, &report.context_wait_seconds,
-                     &report.staging_seconds};
-  for (double* value : seconds) *value = transport.RankGroup::all_reduce(*value, ReduceOp::kMax);
-  report.computed_flops = transport.RankGroup::all_reduce(report.computed_flops, ReduceOp::kSum);
-  const auto reduce_integer = [&](auto& value, ReduceOp op) {
-    value = static_cast<std::decay_t<decltype(value)>>(
-        transport.RankGroup::all_reduce(static_cast<std::int64_t>(value), op));
-  };
-  reduce_integer(report.stats.pairs, ReduceOp::kSum);
-  KeptMassFigures& mass = report.kept_mass;
-  reduce_integer(mass.rows, ReduceOp::kSum);
-  mass.sum = transport.RankGroup::all_reduce(mass.sum, ReduceOp::kSum);
-  mass.min = transport.RankGroup::all_reduce(mass.min, ReduceOp::kMin);
-  mass.error_bound = transport.RankGroup::all_reduce(mass.error_bound, ReduceOp::kMax);
-  reduce_integer(report.stats.tiles_computed, ReduceOp::kSum);
-  reduce_integer(report.stats.tiles_skipped, ReduceOp::kSum);
-  reduce_integer(report.sent_bytes, ReduceOp::kSum);
-  reduce_integer(report.read_bytes, ReduceOp::kSum);
-  reduce_integer(report.context_bytes, ReduceOp::kMax);
-  reduce_integer(report.written_bytes, ReduceOp::kSum);
-  reduce_integer(report.not_collective, ReduceOp::kSum);
-  reduce_integer(report.peak_bytes, ReduceOp::kMax);
-  reduce_integer(report.resident_bytes, ReduceOp::kMax);
-  reduce_integer(report.device_peak_bytes, ReduceOp::kMax);
-}
 
 RunPlan plan_run(const RunConfig& config, const RunContext& context, const ActivationReader& reader,
                  const ActivationReader* initial, const ContextFiles& earlier, const Kernels& kernels) {
@@ -329,29 +339,6 @@ void write_attributes(ActivationWriter& writer, const RunConfig& config, const R
 
 }  // namespace
 
-std::unique_ptr<Kernels> make_kernels(const std::string& name, const RunContext& context) {
-  Transport& transport = *context.transport;
-  if (context.make_kernels) return context.make_kernels();
-  const int devices = name == "cpu" ? 0 : count_cuda_devices();
-  const bool has_own = context.ranks_on_node <= devices;
-  const bool all_have = transport.RankGroup::all_reduce(std::int64_t{has_own ? 1 : 0}, ReduceOp::kMin) == 1;
-  std::unique_ptr<Kernels> kernels;
-  run_collectively(transport, [&] {
-    if (name == "cuda" && !has_cuda_backend()) {
-      throw bad_input("backend = cuda: this build has no CUDA backend; use backend = cpu");
-    }
-    if (name == "cuda" && devices == 0) {
-      throw bad_input("backend = cuda: found no GPU of compute capability 8.0 or later here; use backend = cpu");
-    }
-    if (name == "cuda" && !has_own) {
-      throw bad_input("backend = cuda: found " + std::to_string(context.ranks_on_node) + " ranks on a node with " +
-                      std::to_string(devices) + (devices == 1 ? " GPU" : " GPUs") + ", want at most one rank a GPU");
-    }
-    kernels = name == "cpu" || !all_have ? make_cpu_kernels() : make_cuda_kernels(context.rank_on_node);
-  });
-  return kernels;
-}
-
 RunReport run(const RunConfig& config, const RunContext& context) {
   Transport& transport = *context.transport;
   const Stopwatch total;
@@ -375,15 +362,25 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   ActivationReader* initial = initial_file ? &*initial_file : nullptr;
   ContextFiles earlier(*access, config.context);
   report.plan = plan_run(config, context, reader, initial, earlier, *kernels);
+  ProgressKeeper keeper(config, context, std::string(kernels->name()));
+  skip_complete(report.plan, keeper.progress());
+  report.heads_found = keeper.progress().count_heads();
+  report.blocks_found = keeper.progress().blocks.size();
   if (config.dry_run) return report;
+  report.was_complete = config.resume && !keeper.resumes() && is_complete(config, *access);
+  if (report.was_complete) return report;
 
   std::optional<ActivationWriter> writer;
-  writer.emplace(*access, config.output, config.overwrite);
-  Job job(config, context, reader, initial, earlier, *kernels, report);
+  writer.emplace(*access, config.output, config.overwrite, keeper.resumes());
+  Job job(config, context, reader, initial, earlier, *kernels, keeper, report);
   job.work(*writer);
-  report.total_seconds = transport.RankGroup::all_reduce(total.seconds(), ReduceOp::kMax);
-  write_attributes(*writer, config, report);
-  writer->finish();
+  if (job.is_stopped()) {
+    writer->suspend();
+  } else {
+    report.total_seconds = transport.RankGroup::all_reduce(total.seconds(), ReduceOp::kMax);
+    write_attributes(*writer, config, report);
+    writer->finish();
+  }
 
   report.total_seconds = total.seconds();
   const TransferRecord context_record = earlier.record();
@@ -398,7 +395,10 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   report.resident_bytes = peak_resident_bytes();
   report.device_peak_bytes = kernels->memory().peak_bytes();
   reduce(report, transport);
-  report.finished = true;
+  report.heads_done = keeper.progress().count_heads();
+  report.blocks_done = keeper.progress().blocks.size();
+  report.stopped = job.is_stopped();
+  report.finished = !report.stopped;
   return report;
 }
 

@@ -24,6 +24,9 @@ struct RunContext {
   int rank_on_node = 0;  ///< this one among them: the GPU it takes
   /// Told how far this rank is, 0 to 1, and what it does.
   std::function<void(double fraction, std::string_view phase)> on_progress;
+  /// Asked between head groups and between blocks: whether the job is to stop, resumably. On one rank is enough; set on
+  /// all ranks or on none.
+  std::function<bool()> should_stop;
   /// Called where this rank alone has failed: must release the others from their waiting (and may end the process).
   std::function<void(const Error&)> on_lone_failure;
   /// Where a test brings kernels of its own; else make_kernels().
@@ -34,7 +37,8 @@ struct RunContext {
 /// Collective. @throws Error(kBadInput) where it is not in this build, or a rank has no GPU.
 std::unique_ptr<Kernels> make_kernels(const std::string& name, const RunContext& context);
 
-/// Collective. With config.dry_run it stops after planning. @throws Error.
+/// Collective. With config.dry_run it stops after planning. Where should_stop says so, it stops with what is complete
+/// in a partial output, from which config.resume goes on. @throws Error.
 RunReport run(const RunConfig& config, const RunContext& context);
 
 }  // namespace ringscan

@@ -106,7 +106,7 @@ std::string outputs_text(const RunConfig& config) {
 
 }  // namespace
 
-std::string RunConfig::text() const {
+std::string RunConfig::result_text() const {
   std::string lines = setting_line("input", input);
   if (!output.empty()) lines += setting_line("output", output);
   lines += setting_line("layers", layers);
@@ -133,9 +133,16 @@ std::string RunConfig::text() const {
   if (!initial_state.empty()) lines += setting_line("initial-state", initial_state);
   if (!context.empty()) lines += setting_line("context", file_list_text(context));
   if (output_dtype) lines += setting_line("output-dtype", name_of(*output_dtype));
-  lines += setting_line("overwrite", on_off(overwrite));
   lines += setting_line("allow-nonfinite", on_off(allow_nonfinite));
+  return lines;
+}
+
+std::string RunConfig::text() const {
+  std::string lines = result_text();
+  lines += setting_line("overwrite", on_off(overwrite));
+  lines += setting_line("resume", on_off(resume));
   if (memory_bytes) lines += setting_line("memory", std::to_string(*memory_bytes));
+  if (kv_heads_at_once > 0) lines += setting_line("kv-heads-at-once", std::to_string(kv_heads_at_once));
   if (!report.empty()) lines += setting_line("report", report);
   if (!trace.empty()) lines += setting_line("trace", trace);
   constexpr const char* kModes[] = {"auto", "on", "off"};

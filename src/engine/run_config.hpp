@@ -51,8 +51,10 @@ struct RunConfig {
   std::vector<double> linear_head_decay;    ///< Decay::kHead: log decays <= 0, one a linear head
   std::optional<ElementType> output_dtype;  ///< default: the input's
   bool overwrite = false;
+  bool resume = false;  ///< go on from what a run that was stopped has left
   bool allow_nonfinite = false;
   std::optional<std::size_t> memory_bytes;  ///< the most a rank may use
+  int kv_heads_at_once = 0;                 ///< the most that go round together, and a stop waits for; 0: all that fit
 
   std::string report;  ///< a file for the JSON report; empty: none
   std::string trace;   ///< a file for the timeline, Chrome trace events; empty: none
@@ -61,6 +63,8 @@ struct RunConfig {
 
   /// The full configuration as `name = value` lines that --config reads back; stands in the output's attributes.
   std::string text() const;
+  /// Of these the lines that elements of the output depend on.
+  std::string result_text() const;
 };
 
 /// Parses what text() wrote, for verify. @throws Error(kBadInput).

@@ -126,6 +126,12 @@ const std::vector<RunOption>& file_options() {
        }},
       {{"overwrite", "on|off", "replace an output that exists", true},
        [](Draft& d, const Setting& s) { d.config.overwrite = parse_switch(s); }},
+      {{"resume", "on|off",
+        "go on from what a run of the same configuration has left that was stopped (SIGUSR1, SIGTERM) or killed; from "
+        "the "
+        "beginning where there is nothing",
+        true},
+       [](Draft& d, const Setting& s) { d.config.resume = parse_switch(s); }},
       {{"allow-nonfinite", "on|off", "take an input that holds NaN or infinity", true},
        [](Draft& d, const Setting& s) { d.config.allow_nonfinite = parse_switch(s); }},
       {{"report", "FILE", "write a JSON report: plan, seconds by phase, TFLOP/s, bytes, memory"},
@@ -258,6 +264,12 @@ const std::vector<RunOption>& execution_options() {
        [](Draft& d, const Setting& s) { d.config.reproducible = parse_switch(s); }},
       {{"memory", "SIZE", "the most a rank may use, such as 16G (default: what it has)"},
        [](Draft& d, const Setting& s) { d.config.memory_bytes = parse_in_place(s, parse_memory_size); }},
+      {{"kv-heads-at-once", "N",
+        "the most KV heads that go round together; a stop waits until they are through (default: all that fit)"},
+       [](Draft& d, const Setting& s) {
+         d.config.kv_heads_at_once =
+             static_cast<int>(parse_whole_number(s, 1, 65535, "a number of KV heads, 1 or more"));
+       }},
       {{"progress", "MODE", "auto (default: a bar on a terminal, lines in a log), on (a bar) or off"},
        [](Draft& d, const Setting& s) {
          d.config.progress = parse_choice<ProgressMode>(

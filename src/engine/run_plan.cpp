@@ -247,14 +247,16 @@ int most_kv_heads(const std::vector<LayerShape>& layers) {
 }
 
 /// Ways to cut the work, the one that moves data least often first.
-std::vector<Cut> candidate_cuts(const std::vector<LayerShape>& layers, bool supports_io_thread) {
+std::vector<Cut> candidate_cuts(const RunConfig& config, const std::vector<LayerShape>& layers,
+                                bool supports_io_thread) {
   std::vector<Cut> cuts;
-  const int most = most_kv_heads(layers);
+  const int all = most_kv_heads(layers);
+  const int most = config.kv_heads_at_once > 0 ? std::min(config.kv_heads_at_once, all) : all;
   for (const bool overlaps_io : {true, false}) {
     if (overlaps_io && !supports_io_thread) continue;
     for (int group = most; group >= 1; --group) cuts.push_back({group, 0, overlaps_io});
   }
-  for (int shard = most - 1; shard >= 1; --shard) cuts.push_back({shard, shard, false});
+  for (int shard = all - 1; shard >= 1; --shard) cuts.push_back({std::min(shard, most), shard, false});
   return cuts;
 }
 
@@ -276,7 +278,7 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
   const bool has_context =
       std::any_of(layers.begin(), layers.end(), [](const LayerShape& layer) { return !layer.context.empty(); });
   bool fits = false;
-  for (const Cut& cut : candidate_cuts(layers, resources.supports_io_thread)) {
+  for (const Cut& cut : candidate_cuts(config, layers, resources.supports_io_thread)) {
     plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
     for (ShardPlan& shard : plan.shards) {
       const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];

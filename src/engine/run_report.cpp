@@ -157,7 +157,9 @@ std::string to_json(const RunReport& report) {
             {"started", report.started},     {"configuration", report.config.text()},
             {"transport", report.transport}, {"backend", report.backend},
             {"device", report.device},       {"plan", plan_json(report.plan)}};
-  if (report.finished) json.update(figures_json(report));
+  json["resume"] = {
+      {"stopped", report.stopped}, {"heads_found", report.heads_found}, {"blocks_found", report.blocks_found}};
+  if (report.finished || report.stopped) json.update(figures_json(report));
   return json.dump(2) + "\n";
 }
 
@@ -199,8 +201,13 @@ std::string describe(const RunPlan& plan) {
 
 std::string summarize(const RunReport& report) {
   std::ostringstream out;
+  if (report.was_complete) return out.str();
+  if (report.heads_found + report.blocks_found > 0) {
+    out << "resumed: " << report.heads_found << " heads and " << report.blocks_found
+        << " blocks were complete; what is left:\n";
+  }
   out << describe(report.plan);
-  if (!report.finished) return out.str();
+  if (!report.finished && !report.stopped) return out.str();
   const auto line = [&](const char* name, double seconds, const std::string& more) {
     out << format("  %-10s %10s", name, human_seconds(seconds).c_str()) << (more.empty() ? "" : "   " + more) << "\n";
   };

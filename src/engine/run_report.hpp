@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/transport.hpp"
 #include "engine/context_files.hpp"
 #include "engine/ring_pass.hpp"
 #include "engine/run_config.hpp"
@@ -17,8 +18,14 @@ struct RunReport {
   std::string transport;
   std::string backend;
   std::string device;
-  std::string started;    ///< ISO 8601, UTC
-  bool finished = false;  ///< false: a dry run
+  std::string started;           ///< ISO 8601, UTC
+  bool finished = false;         ///< false: a dry run, one that stopped, or one with nothing to do
+  bool stopped = false;          ///< on request; the partial output can be resumed
+  bool was_complete = false;     ///< nothing was left to resume
+  std::size_t heads_found = 0;   ///< complete when it was resumed, over all layers
+  std::size_t blocks_found = 0;  ///< likewise
+  std::size_t heads_done = 0;    ///< stopped: complete by now
+  std::size_t blocks_done = 0;   ///< likewise
 
   double total_seconds = 0.0;
   double read_seconds = 0.0;          ///< in transfers from the file
@@ -50,6 +57,9 @@ struct RunReport {
   /// Over the compute phase, all ranks together.
   double tflops() const { return compute_seconds > 0.0 ? computed_flops / compute_seconds * 1e-12 : 0.0; }
 };
+
+/// Collective. Makes each figure the largest, or the sum, over the ranks.
+void reduce(RunReport& report, Transport& transport);
 
 /// One JSON object; field names are part of the program's interface (docs/report.md).
 std::string to_json(const RunReport& report);

@@ -94,16 +94,17 @@ constexpr ElementType type_in_memory(ElementType in_file) {
 }
 
 /// Writes to a temporary name beside the target; finish() marks it complete and renames it. Destroyed before that, it
-/// removes the temporary file.
+/// removes the temporary file, unless suspend() has left it for a later writer that `resumes`.
 class ActivationWriter {
  public:
   /// Collective. @throws Error(kBadInput) where the target exists (and not `overwrite`) or its folder cannot be
-  /// written.
-  ActivationWriter(FileAccess& access, std::string path, bool overwrite);
+  /// written; `resumes`: where there is no temporary file to go on with.
+  ActivationWriter(FileAccess& access, std::string path, bool overwrite, bool resumes = false);
   ~ActivationWriter();
   ActivationWriter(ActivationWriter&&) noexcept;
 
-  /// Collective. Makes a dataset (contiguous) in the layer's group; layer "" is the root. Returns its description.
+  /// Collective. Makes a dataset (contiguous) in the layer's group; layer "" is the root. Returns its description. A
+  /// writer that resumes takes the one that is there. @throws Error(kBadInput) where that is another.
   DatasetInfo create(const std::string& layer, const std::string& dataset, ElementType type,
                      const std::vector<std::int64_t>& shape);
   /// Collective. `data` is dense [batch, selected tokens, selected heads, dim] in the dataset's type (float64: as
@@ -113,6 +114,10 @@ class ActivationWriter {
   void set_attribute(const std::string& name, const std::string& text);
   void set_attribute(const std::string& name, double number);
   void set_attribute(const std::string& name, std::int64_t number);
+  /// Collective. All datasets are made: were the job killed from now on, what it had written by then could be read.
+  void settle();
+  /// Collective. Closes and leaves the temporary file where it is.
+  void suspend();
   /// Collective. Writes `complete = 1` last, closes and renames to the target.
   void finish();
 

@@ -11,6 +11,7 @@
 #include "io/messages.hpp"
 #include "io/open_dataset.hpp"
 #include "io/output_path.hpp"
+#include "io/progress_file.hpp"
 #include "io/slab.hpp"
 
 namespace ringscan {
@@ -19,9 +20,11 @@ namespace {
 /// The temporary file's name, taken away again unless kept.
 class PartialFile {
  public:
-  explicit PartialFile(const std::string& target) : path_(partial_path(target)) {}
+  explicit PartialFile(const std::string& target) : target_(target), path_(partial_path(target)) {}
   ~PartialFile() {
-    if (is_ours_) unlink(path_.c_str());
+    if (!is_ours_) return;
+    remove_progress(target_);
+    unlink(path_.c_str());
   }
   PartialFile(const PartialFile&) = delete;
   PartialFile& operator=(const PartialFile&) = delete;
@@ -31,6 +34,7 @@ class PartialFile {
   const std::string& path() const { return path_; }
 
  private:
+  std::string target_;
   std::string path_;
   bool is_ours_ = false;
 };
@@ -51,12 +55,38 @@ void create_dataset(hid_t file, const DatasetInfo& info, const Hdf5Blame& blame)
   checked(dataset.close(), blame);
 }
 
+/// @throws Error(kBadInput) where the file has no such dataset of this type and shape.
+void check_dataset(hid_t file, const DatasetInfo& info, const std::string& target) {
+  const Hdf5Blame blame{ExitCode::kBadInput, subject_of(target, info.path),
+                        "is not in the partial output; run without --resume"};
+  const Hdf5Dataset dataset(checked(H5Dopen2(file, info.path.c_str(), H5P_DEFAULT), blame));
+  const Hdf5Space space(checked(H5Dget_space(dataset.get()), blame));
+  std::vector<hsize_t> extents(static_cast<std::size_t>(std::max(0, H5Sget_simple_extent_ndims(space.get()))));
+  H5Sget_simple_extent_dims(space.get(), extents.data(), nullptr);
+  const Hdf5Type found(checked(H5Dget_type(dataset.get()), blame));
+  const Hdf5Type wanted = make_hdf5_type(info.type);
+  const bool same_shape = std::equal(extents.begin(), extents.end(), info.shape.begin(), info.shape.end(),
+                                     [](hsize_t a, std::int64_t b) { return static_cast<std::int64_t>(a) == b; });
+  if (same_shape && H5Tequal(found.get(), wanted.get()) > 0) return;
+  throw bad_input(subject_of(target, info.path) +
+                  " of the partial output has another type or shape; run without --resume");
+}
+
 }  // namespace
 
 class ActivationWriter::Impl {
  public:
-  Impl(FileAccess& access, std::string target, bool overwrite)
-      : access_(access), target_(std::move(target)), overwrite_(overwrite), file_(access), partial_(target_) {
+  Impl(FileAccess& access, std::string target, bool overwrite, bool resumes)
+      : access_(access),
+        target_(std::move(target)),
+        overwrite_(overwrite),
+        resumes_(resumes),
+        file_(access),
+        partial_(target_) {
+    if (resumes_) {
+      reopen();
+      return;
+    }
     run_collectively(group(), [&] {
       if (group().rank() == 0) {
         make_partial_file(target_, overwrite_);
@@ -73,6 +103,8 @@ class ActivationWriter::Impl {
   DatasetInfo create(const std::string& layer, const std::string& dataset, ElementType type,
                      const std::vector<std::int64_t>& shape);
   void write_slab(const DatasetInfo& dataset, const SlabSelection& selection, const void* data);
+  void settle();
+  void suspend();
   void finish();
   const TransferRecord& record() const { return record_; }
 
@@ -95,9 +127,18 @@ class ActivationWriter::Impl {
     });
   }
 
+  /// A failure from here on does not take away what an earlier run has left.
+  void reopen() {
+    run_collectively(group(), [&] {
+      if (group().rank() == 0) check_target(target_, overwrite_);
+    });
+    file_.reopen(partial_.path(), target_);
+  }
+
   FileAccess& access_;
   std::string target_;
   bool overwrite_;
+  bool resumes_;
   CollectiveFile file_;
   PartialFile partial_;  // behind file_: its name goes before the ranks meet to close, so none can hit a later writer's
   TransferRecord record_;
@@ -111,7 +152,10 @@ DatasetInfo ActivationWriter::Impl::create(const std::string& layer, const std::
   info.shape = shape;
   info.found_type = name_of(type);
   const std::string subject = subject_of(target_, info.path);
-  change_structure([&] { create_dataset(file_.get(), info, {ExitCode::kFailure, subject, "cannot be created"}); });
+  change_structure([&] {
+    if (resumes_) return check_dataset(file_.get(), info, target_);
+    create_dataset(file_.get(), info, {ExitCode::kFailure, subject, "cannot be created"});
+  });
   return info;
 }
 
@@ -146,20 +190,31 @@ void ActivationWriter::Impl::write_slab(const DatasetInfo& dataset, const SlabSe
   });
 }
 
-void ActivationWriter::Impl::finish() {
+void ActivationWriter::Impl::settle() {
   const Hdf5Blame unwritable{ExitCode::kFailure, target_, "cannot be written"};
-  // All else is in the file before it is called complete.
   change_structure([&] { checked(H5Fflush(file_.get(), H5F_SCOPE_GLOBAL), unwritable); });
+}
+
+void ActivationWriter::Impl::suspend() {
+  settle();
+  file_.close(target_);
+  partial_.keep();
+}
+
+void ActivationWriter::Impl::finish() {
+  settle();  // all else is in the file before it is called complete
   set_attribute("complete", std::int64_t{1});
   file_.close(target_);
   run_collectively(group(), [&] {
-    if (group().rank() == 0) move_to_target(target_, overwrite_);
+    if (group().rank() != 0) return;
+    move_to_target(target_, overwrite_);
+    remove_progress(target_);  // a record without its partial file is nothing to go on from
   });
   partial_.keep();
 }
 
-ActivationWriter::ActivationWriter(FileAccess& access, std::string path, bool overwrite)
-    : impl_(std::make_unique<Impl>(access, std::move(path), overwrite)) {}
+ActivationWriter::ActivationWriter(FileAccess& access, std::string path, bool overwrite, bool resumes)
+    : impl_(std::make_unique<Impl>(access, std::move(path), overwrite, resumes)) {}
 ActivationWriter::~ActivationWriter() = default;
 ActivationWriter::ActivationWriter(ActivationWriter&&) noexcept = default;
 
@@ -178,6 +233,12 @@ void ActivationWriter::set_attribute(const std::string& name, double number) {
 }
 void ActivationWriter::set_attribute(const std::string& name, std::int64_t number) {
   impl_->set_attribute(name, number);
+}
+void ActivationWriter::settle() {
+  impl_->settle();
+}
+void ActivationWriter::suspend() {
+  impl_->suspend();
 }
 void ActivationWriter::finish() {
   impl_->finish();

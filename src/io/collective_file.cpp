@@ -56,6 +56,16 @@ void CollectiveFile::create(const std::string& path, const std::string& target) 
   });
 }
 
+void CollectiveFile::reopen(const std::string& path, const std::string& target) {
+  run_collectively(access_.group(), [&] {
+    const hid_t properties_id = access_.make_access_properties();
+    const Hdf5Lock lock;
+    const Hdf5Properties properties(properties_id);
+    file_ = Hdf5File(checked(H5Fopen(path.c_str(), H5F_ACC_RDWR, properties.get()),
+                             {ExitCode::kBadInput, target, "its partial output is damaged; run without --resume"}));
+  });
+}
+
 void CollectiveFile::close(const std::string& target) {
   run_collectively(access_.group(), [&] {
     const Hdf5Lock lock;

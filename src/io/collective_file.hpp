@@ -20,6 +20,8 @@ class CollectiveFile {
   /// Collective, both: an error on one rank is thrown on all.
   void open(const std::string& path);
   void create(const std::string& path, const std::string& target);
+  /// To write into a file that is there.
+  void reopen(const std::string& path, const std::string& target);
   /// Collective. Writes what HDF5 still holds; an error here is one of writing.
   void close(const std::string& target);
 

@@ -11,15 +11,9 @@
 #include "core/error.hpp"
 #include "core/rank_group.hpp"
 #include "io/activation_file.hpp"
+#include "io/progress_file.hpp"
 
 namespace ringscan {
-namespace {
-
-std::string folder_of(const std::string& path) {
-  const std::size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
 
 void check_target(const std::string& target, bool overwrite) {
   if (target.empty()) throw bad_input("the output's file name is empty");
@@ -27,6 +21,14 @@ void check_target(const std::string& target, bool overwrite) {
   if (stat(target.c_str(), &info) != 0) return;
   if (S_ISDIR(info.st_mode)) throw bad_input(target + ": is a folder, the name of a file is wanted");
   if (!overwrite) throw bad_input(target + ": exists already (--overwrite replaces it)");
+}
+
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 int open_partial(const std::string& target, int flags) {
@@ -65,6 +67,7 @@ std::string partial_path(const std::string& target) {
 
 void make_partial_file(const std::string& target, bool overwrite) {
   check_target(target, overwrite);
+  remove_progress(target);
   close(open_partial(target, O_TRUNC));
 }
 

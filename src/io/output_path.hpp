@@ -8,8 +8,11 @@ namespace ringscan {
 /// Where an output stands until it is complete.
 std::string partial_path(const std::string& target);
 
-/// Rank 0: makes (or empties) the partial file. @throws Error(kBadInput): the target exists and may not be replaced,
-/// its folder is missing or cannot be written.
+/// Rank 0. @throws Error(kBadInput): the target exists and may not be replaced.
+void check_target(const std::string& target, bool overwrite);
+
+/// Rank 0: makes (or empties) the partial file, which no longer is one to resume. @throws Error(kBadInput): the target
+/// exists and may not be replaced, its folder is missing or cannot be written.
 void make_partial_file(const std::string& target, bool overwrite);
 
 /// The ranks but 0: the folder is there on their machine, too. @throws Error(kBadInput).
