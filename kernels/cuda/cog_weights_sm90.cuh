@@ -19,40 +19,24 @@ class CogWeights : public SoftmaxWeights<kLift_> {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float most = 0.0f;
-      float least = INFINITY;
+#pragma unroll
+      for (int i = 0; i < kSize; i += 4) most = fmaxf(most, fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
+      const float shift = this->raise(r, quad_max(most) * scale_log2, rescale[r]) - kLift;
+      float sum[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) {
-        most = fmaxf(most, fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
-        least = fminf(least, fminf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
-      }
-      const float shift = this->raise(r, quad_max(most) * scale_log2, rescale[r]) - kLift;
-      float sum;
-      if (__any_sync(0xFFFFFFFFu, least == 0.0f)) {
-        sum = weigh_row<true>(s, r, scale_log2, shift);
-      } else {
-        sum = weigh_row<false>(s, r, scale_log2, shift);
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = s[i + 2 * r + e];
+          const float weight = exp2_approx(fmaf(fabsf(x), scale_log2, -shift));
+          sum[e] += weight;
+          // In the shade of the exponentials; a search for zeros and a branch would come before them.
+          x = x == 0.0f ? 0.0f : copysignf(weight, x);
+        }
       }
       const float of_unseen = static_cast<float>(unseen[r]) * exp2_approx(-shift);
-      this->add(r, rescale[r], fmaxf(sum - of_unseen, 0.0f));
+      this->add(r, rescale[r], fmaxf(sum[0] + sum[1] - of_unseen, 0.0f));
     }
-  }
-
- private:
-  /// Returns the sum of the magnitudes. Where no score is 0, the sign is one bit.
-  template <bool kHasZeros, int kSize>
-  __device__ static float weigh_row(float (&s)[kSize], int r, float scale_log2, float shift) {
-    float sum[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < kSize; i += 4) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& x = s[i + 2 * r + e];
-        const float weight = exp2_approx(fmaf(fabsf(x), scale_log2, -shift));
-        sum[e] += weight;
-        x = kHasZeros && x == 0.0f ? 0.0f : copysignf(weight, x);
-      }
-    }
-    return sum[0] + sum[1];
   }
 };
 

@@ -96,28 +96,19 @@ class Consumer {
     pack(weights, s);
     bool done = row_states_done(count);
 
-    while (!done && --tile >= item.first_tile) {
-      shared_.k_ring.wait_full(k_at_);
-      TurnOrder::take(warpgroup_);
-      wgmma_fence();
-      multiply_queries(s);
-      wgmma_commit();
-      shared_.v_ring.wait_full(v_at_);
-      wgmma_fence();
-      multiply_values(weights);
-      wgmma_commit();
-      TurnOrder::pass(warpgroup_);
-      wgmma_wait<1>();
-      pin(s);
-      release(shared_.k_ring, k_at_);
-      mask(s, item, tile, unseen);
-      weights_.weigh(s, p_.scale_log2, unseen, rescale);
-      wgmma_wait<0>();
-      pin_out();
-      release(shared_.v_ring, v_at_);
-      rescale_out(rescale);
-      pack(weights, s);
-      done = row_states_done(count);
+    if constexpr (Shape::kPacksAhead) {
+      std::uint32_t next[kScores / 2];
+      while (!done && --tile >= item.first_tile) {
+        done = next_tile(item, tile, count, s, weights, next);
+        if (done || --tile < item.first_tile) {
+#pragma unroll
+          for (int i = 0; i < kScores / 2; ++i) weights[i] = next[i];
+          break;
+        }
+        done = next_tile(item, tile, count, s, next, weights);
+      }
+    } else {
+      while (!done && --tile >= item.first_tile) done = next_tile(item, tile, count, s, weights, weights);
     }
 
     shared_.v_ring.wait_full(v_at_);
@@ -128,6 +119,38 @@ class Consumer {
     pin_out();
     release(shared_.v_ring, v_at_);
     return done ? tile - item.first_tile : 0;
+  }
+
+  /// The scores of `tile` and the products of the tile before, whose weights are `weights`; then `next` are those of
+  /// `tile`. Where registers suffice for both, they are other ones, so that rounding does not wait for the products.
+  /// Returns row_states_done().
+  __device__ bool next_tile(const WorkItem& item, std::int32_t tile, std::uint32_t count, float (&s)[kScores],
+                            std::uint32_t (&weights)[kScores / 2], std::uint32_t (&next)[kScores / 2]) {
+    float rescale[2] = {1.0f, 1.0f};
+    int unseen[2];
+    shared_.k_ring.wait_full(k_at_);
+    TurnOrder::take(warpgroup_);
+    wgmma_fence();
+    multiply_queries(s);
+    wgmma_commit();
+    shared_.v_ring.wait_full(v_at_);
+    wgmma_fence();
+    multiply_values(weights);
+    wgmma_commit();
+    TurnOrder::pass(warpgroup_);
+    wgmma_wait<1>();
+    pin(s);
+    release(shared_.k_ring, k_at_);
+    mask(s, item, tile, unseen);
+    weights_.weigh(s, p_.scale_log2, unseen, rescale);
+    if constexpr (Shape::kPacksAhead) pack(next, s);
+    wgmma_wait<0>();
+    pin_out();
+    pin(weights);  // until here the products read them
+    release(shared_.v_ring, v_at_);
+    rescale_out(rescale);
+    if constexpr (!Shape::kPacksAhead) pack(next, s);
+    return row_states_done(count);
   }
 
   /// Tiles loaded before the loader knew that the item had ended.

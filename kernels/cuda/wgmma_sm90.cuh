@@ -43,6 +43,12 @@ __device__ void pin(float (&d)[kSize]) {
 #pragma unroll
   for (int i = 0; i < kSize; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
+/// Keeps registers that matrix instructions read from being taken for something else before a wait.
+template <int kSize>
+__device__ void pin(std::uint32_t (&d)[kSize]) {
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
 
 /// A shared-memory matrix of 128-byte rows, swizzled; @pre the tile begins on a multiple of 1024 bytes.
 /// `column_stride`: bytes between blocks of 64 columns, read only where the rows are the summed dimension.
