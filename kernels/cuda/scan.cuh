@@ -13,7 +13,10 @@
 
 namespace ringscan::cuda {
 
-template <int kLanes, bool kPrecise>
+/// What is known of the inputs' types when the kernel is compiled: all of one 16-bit type, or nothing.
+enum class ScanElements { kAny, kBf16, kFp16 };
+
+template <int kLanes, bool kPrecise, ScanElements kElementsAre>
 class ScanBlock {
  public:
   static constexpr int kStates = 4;  ///< of a lane
@@ -84,18 +87,27 @@ class ScanBlock {
   __device__ static float power(float x) {  // e^x, or 2^x where a_ is in units of log 2
     return kPrecise ? expf(x) : exp2_approx(x);
   }
+  /// Without a branch: a few multiplications cost less.
   __device__ static float softplus(float x) {
-    if (x > 20.0f) return x;
-    if (kPrecise) return log1pf(expf(x));
+    if constexpr (kPrecise) return x > 20.0f ? x : log1pf(expf(x));
     const float power = exp2_approx(x * kLog2E);
     const float series = power * fmaf(power, fmaf(power, 1.0f / 3.0f, -0.5f), 1.0f);
-    return power < 0x1p-5f ? series : log2_approx(1.0f + power) * kLn2;
+    const float all = log2_approx(1.0f + power) * kLn2;
+    const float below = power < 0x1p-5f ? series : all;
+    return x > 20.0f ? x : below;
   }
   __device__ static float silu(float x) {
     return kPrecise ? x / (1.0f + expf(-x)) : x * reciprocal_approx(1.0f + exp2_approx(-x * kLog2E));
   }
 
   using Raw = std::conditional_t<kPrecise, std::uint32_t, std::uint16_t>;
+  __device__ static float value(Raw raw, ElementType type) {
+    if constexpr (kElementsAre == ScanElements::kBf16) return __uint_as_float(static_cast<std::uint32_t>(raw) << 16);
+    if constexpr (kElementsAre == ScanElements::kFp16) {
+      return __half2float(__ushort_as_half(static_cast<unsigned short>(raw)));
+    }
+    return portable::to_float(raw, type);
+  }
 
   /// Elements on their way to shared memory, as they were read: nothing waits for one before it is staged.
   struct Staged {
@@ -123,17 +135,28 @@ class ScanBlock {
     }
   };
   __device__ bool has_token(std::int64_t token) const { return token >= 0 && token < p_.tokens; }
+  /// All tokens of the tile exist, and all channels that this thread stages.
+  __device__ bool is_whole(std::int64_t first) const {
+    return stages_ && first >= 0 && first + kScanTokens <= p_.tokens;
+  }
   /// Tokens [first, first + kScanTokens) into registers; those outside [0, tokens) leave the state as it is.
   __device__ void fetch(Staged& to, std::int64_t first) const {
     to.first = first;
-    const bool whole = first >= 0 && first + kScanTokens <= p_.tokens;
+    if (is_whole(first)) {
+      fetch_rows<true>(to, first);
+    } else {
+      fetch_rows<false>(to, first);
+    }
+  }
+  template <bool kIsWhole>
+  __device__ void fetch_rows(Staged& to, std::int64_t first) const {
     const bool has_z = p_.z.data != nullptr;
     const std::byte* u = u_.token(first + token_of(0));
     const std::byte* delta = delta_.token(first + token_of(0));
     const std::byte* z = z_.token(first + token_of(0));
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const bool wanted = stages_ && (whole || has_token(first + token_of(i)));
+      const bool wanted = kIsWhole || (stages_ && has_token(first + token_of(i)));
       to.u[i] = wanted ? u_.load(u) : Raw{0};
       to.delta[i] = wanted ? delta_.load(delta) : Raw{0};
       to.z[i] = wanted && has_z ? z_.load(z) : Raw{0};
@@ -149,7 +172,7 @@ class ScanBlock {
     const std::byte* c = c_.token(first + first_token);
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
-      const bool wanted = has_state && (whole || has_token(first + first_token + i * kApart));
+      const bool wanted = has_state && (kIsWhole || has_token(first + first_token + i * kApart));
       to.b[i] = wanted ? b_.load(b) : Raw{0};
       to.c[i] = wanted ? c_.load(c) : Raw{0};
       b += kApart * b_.row_bytes;
@@ -157,22 +180,28 @@ class ScanBlock {
     }
   }
   __device__ void stage(const Staged& from, int buffer) {
-    const bool whole = from.first >= 0 && from.first + kScanTokens <= p_.tokens;
+    if (is_whole(from.first)) {
+      stage_rows<true>(from, buffer);
+    } else {
+      stage_rows<false>(from, buffer);
+    }
+  }
+  template <bool kIsWhole>
+  __device__ void stage_rows(const Staged& from, int buffer) {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
-      const bool exists = stages_ && (whole || has_token(from.first + token_of(i)));
-      const float delta = exists ? softplus(portable::to_float(from.delta[i], p_.delta.type) + bias_) : 0.0f;
+      const bool exists = kIsWhole || (stages_ && has_token(from.first + token_of(i)));
+      const float delta = exists ? softplus(value(from.delta[i], p_.delta.type) + bias_) : 0.0f;
       delta_sum_ += delta;
       if (static_cast<int>(threadIdx.x) < kChannels * kParts) {
-        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {
-            delta, delta * portable::to_float(from.u[i], p_.u.type)};
+        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {delta, delta * value(from.u[i], p_.u.type)};
       }
     }
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
       const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
-      reinterpret_cast<float*>(shared_.b[buffer])[element] = portable::to_float(from.b[i], p_.b.type);
-      reinterpret_cast<float*>(shared_.c[buffer])[element] = portable::to_float(from.c[i], p_.c.type);
+      reinterpret_cast<float*>(shared_.b[buffer])[element] = value(from.b[i], p_.b.type);
+      reinterpret_cast<float*>(shared_.c[buffer])[element] = value(from.c[i], p_.c.type);
     }
   }
 
@@ -281,17 +310,29 @@ class ScanBlock {
 
   __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
                         int buffer) const {
-    std::int64_t at =
-        batch_ * p_.y_strides.batch + (first + token_of(0)) * p_.y_strides.row + staged_ - kParts * p_.y_strides.row;
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) {
-      at += kParts * p_.y_strides.row;
-      if (!stages_ || first + token_of(i) >= end) continue;
-      float y = fmaf(d_, portable::to_float(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
-      if (p_.z.data != nullptr) y *= silu(portable::to_float(z[i], p_.z.type));
-      portable::store_element(p_.y, p_.y_type, at, y);
+    if (!stages_) return;
+    if (p_.y_type == ElementType::kBfloat16) {
+      store_as<ElementType::kBfloat16>(u, z, first, end, buffer);
+    } else if (p_.y_type == ElementType::kFloat32) {
+      store_as<ElementType::kFloat32>(u, z, first, end, buffer);
+    } else {
+      store_as<ElementType::kFloat16>(u, z, first, end, buffer);
     }
   }
+  template <ElementType kType>
+  __device__ void store_as(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
+                           int buffer) const {
+    std::int64_t at = batch_offset_of_y() + (first + token_of(0)) * p_.y_strides.row;
+    const auto left = static_cast<int>(min(end - first, std::int64_t{kScanTokens}));
+#pragma unroll
+    for (int i = 0; i < kElements; ++i, at += kParts * p_.y_strides.row) {
+      if (token_of(i) >= left) continue;
+      float y = fmaf(d_, value(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
+      if (p_.z.data != nullptr) y *= silu(value(z[i], p_.z.type));
+      portable::store_element(p_.y, kType, at, y);
+    }
+  }
+  __device__ std::int64_t batch_offset_of_y() const { return batch_ * p_.y_strides.batch + staged_; }
 
   __device__ void sum_deltas(std::int64_t begin, std::int64_t end) {
     constexpr int kAtOnce = 8;
@@ -303,7 +344,7 @@ class ScanBlock {
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        const float delta = softplus(portable::to_float(raw[i], p_.delta.type) + bias_);
+        const float delta = softplus(value(raw[i], p_.delta.type) + bias_);
         delta_sum_ += token + i * kParts < end ? delta : 0.0f;
       }
     }
@@ -334,23 +375,23 @@ class ScanBlock {
   float delta_sum_ = 0.0f;
 };
 
-template <int kLanes, bool kPrecise>
+template <int kLanes, bool kPrecise, ScanElements kElementsAre>
 __global__ void __launch_bounds__(kScanThreads, kPrecise ? 1 : 2) scan_kernel(const __grid_constant__ ScanParams p) {
-  using Block = ScanBlock<kLanes, kPrecise>;
+  using Block = ScanBlock<kLanes, kPrecise, kElementsAre>;
   __shared__ typename Block::Shared shared;
   Block(p, shared).run();
 }
 
-template <bool kPrecise>
+template <bool kPrecise, ScanElements kElementsAre>
 void launch_scan(const ScanParams& p, cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>(p.blocks_per_group * p.num_groups * p.num_segments * p.batch);
   const int lanes = scan_lanes(p.d_state);
   if (lanes == 4) {
-    scan_kernel<4, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+    scan_kernel<4, kPrecise, kElementsAre><<<blocks, kScanThreads, 0, stream>>>(p);
   } else if (lanes == 16) {
-    scan_kernel<16, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+    scan_kernel<16, kPrecise, kElementsAre><<<blocks, kScanThreads, 0, stream>>>(p);
   } else {
-    scan_kernel<32, kPrecise><<<blocks, kScanThreads, 0, stream>>>(p);
+    scan_kernel<32, kPrecise, kElementsAre><<<blocks, kScanThreads, 0, stream>>>(p);
   }
   check(cudaGetLastError());
 }

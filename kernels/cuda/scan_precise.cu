@@ -3,7 +3,7 @@
 namespace ringscan::cuda {
 
 void launch_scan_precise(const ScanParams& params, cudaStream_t stream) {
-  launch_scan<true>(params, stream);
+  launch_scan<true, ScanElements::kAny>(params, stream);
 }
 
 }  // namespace ringscan::cuda
