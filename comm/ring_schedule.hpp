@@ -50,4 +50,27 @@ using Reach = std::function<std::int64_t(std::int64_t query)>;
 /// @pre 0 <= rank < layout.world_size().
 RingSchedule make_ring_schedule(const SequenceLayout& layout, const Band& band, int rank, const Reach& reach = {});
 
+/// The same steps for whoever walks those of many ranks: what they share is found once, and no schedule is stored.
+/// The layout must outlive it.
+class RingRoutes {
+ public:
+  RingRoutes(const SequenceLayout& layout, const Band& band, Reach reach = {});
+
+  int steps() const { return last_hop_ + 1 + (is_cyclic_ ? 1 : 0); }
+  /// make_ring_schedule(..., rank, ...)[index]; `step` is filled anew, its memory used again.
+  void fill(int rank, int index, RingStep& step) const;
+  /// Tokens whose keys are sent on, over all ranks and steps.
+  std::int64_t moved_tokens() const;
+
+ private:
+  void fill_parts(const Band& band, int rank, RingStep& step) const;
+
+  const SequenceLayout* layout_;
+  Band band_;
+  Reach reach_;
+  bool is_cyclic_;
+  std::vector<int> hops_;  // of each rank's block
+  int last_hop_;
+};
+
 }  // namespace ringscan

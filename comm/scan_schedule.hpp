@@ -35,6 +35,9 @@ enum class ScanKind {
 /// @pre a contiguous layout; 0 <= rank < layout.world_size().
 ScanSchedule make_scan_schedule(ScanKind kind, const SequenceLayout& layout, int rank);
 
+/// Those of all ranks, by rank.
+std::vector<ScanSchedule> make_scan_schedules(ScanKind kind, const SequenceLayout& layout);
+
 /// The ranks that hold tokens, ascending: those that take part.
 std::vector<int> scan_participants(const SequenceLayout& layout);
 

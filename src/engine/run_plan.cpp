@@ -114,15 +114,8 @@ struct Journey {
 };
 
 Journey measure_journey(const SequenceLayout& layout, const Band& band, const Reach& reach) {
-  Journey journey;
-  for (int rank = 0; rank < layout.world_size(); ++rank) {
-    const RingSchedule schedule = make_ring_schedule(layout, band, rank, reach);
-    journey.steps = static_cast<int>(schedule.size());
-    for (const RingStep& step : schedule) {
-      if (step.send_to >= 0) journey.moved_tokens += layout.local_tokens(step.kv_rank);
-    }
-  }
-  return journey;
+  const RingRoutes routes(layout, band, reach);
+  return {routes.steps(), routes.moved_tokens()};
 }
 
 std::int64_t count_heads(const PassPlan& pass) {
@@ -140,9 +133,8 @@ void measure_scan(const RunConfig& config, PassPlan& pass, const LayerShape& lay
   pass.scale = config.linear_scale.value_or(pass.scale);
   pass.flops = linear_output_flops(rows, static_cast<double>(layer.head_dim), static_cast<double>(layer.v_dim));
   std::int64_t messages = 0;
-  for (int rank = 0; rank < layout.world_size(); ++rank) {
-    const auto kind = config.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
-    const ScanSchedule schedule = make_scan_schedule(kind, layout, rank);
+  for (const ScanSchedule& schedule :
+       make_scan_schedules(config.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic, layout)) {
     pass.ring_steps = std::max(pass.ring_steps, static_cast<int>(schedule.size()));
     messages += std::count_if(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
   }
