@@ -1,0 +1,81 @@
+#pragma once
+// What computing, moving and reading cost on a machine, as `bench profile` measures it and `plan` reads it: a small
+// JSON file.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/element_type.hpp"
+#include "mechanism/mechanism.hpp"
+
+namespace ringscan {
+
+/// A pass's kernel: seconds = calls x call + rows x row + pairs x pair, where rows are query rows of a head that meet
+/// keys in a call (linear: tokens of a head) and pairs the visible ones whose score is computed.
+struct KernelCost {
+  std::string mechanism;  ///< profile_name_of()
+  ElementType dtype = ElementType::kFloat32;
+  std::int64_t head_dim = 0;
+  int at_once = 1;  ///< ranks that computed at once on the node when it was measured
+  double call_seconds = 0.0;
+  double row_seconds = 0.0;
+  double pair_seconds = 0.0;
+  double pass_seconds = 0.0;        ///< of a pass, beside its kernels
+  double finish_row_seconds = 0.0;  ///< a row of a head, beside the kernels: rounded and written
+  double state_row_seconds = 0.0;   ///< linear: a token of a head summed up into a state
+  double worst_fit = 0.0;           ///< largest relative error of the above over the points it was fitted to
+};
+
+/// A link between two ranks: seconds = latency + bytes / rate. Of these the share `hidden` goes on while a rank
+/// computes; the rest takes the rank's own time (a copy by its processor).
+struct LinkCost {
+  double latency_seconds = 0.0;
+  double bytes_per_second = 0.0;
+  double hidden = 1.0;
+
+  double seconds(double bytes) const { return latency_seconds + bytes / bytes_per_second; }
+};
+
+struct CostProfile {
+  std::string backend;  ///< "cpu", "cuda"
+  std::string device;
+  int cores = 1;                     ///< processors (cpu) or GPUs (cuda) of a node: more ranks share them
+  std::int64_t piece_keys = 8192;    ///< Kernels::piece_keys()
+  double exit_tile = 64.0;           ///< rows and keys of a tile, as early exit sees them
+  double pack_bytes_per_second = 0;  ///< of keys and values on their way out, with the ring's buffers made
+  double memory_bytes = 0.0;         ///< that a rank had; 0: not known
+  LinkCost inside;                   ///< between ranks of a node
+  std::optional<LinkCost> between;   ///< between nodes, one flow through one NIC
+  double read_bytes_per_second = 0;  ///< of all ranks together; 0: not measured
+  double write_bytes_per_second = 0;
+  std::vector<KernelCost> kernels;
+
+  /// The cost measured with the most ranks at once that are no more than `at_once`; else with the fewest.
+  /// @throws Error(kBadInput) where there is none for these; it names what there is.
+  const KernelCost& kernel(std::string_view mechanism, ElementType dtype, std::int64_t head_dim, int at_once) const;
+};
+
+/// name_of(), and for sparse which kind: "sparse-window", "sparse-topk".
+std::string profile_name_of(const Mechanism& mechanism);
+
+std::string to_json(const CostProfile& profile);
+/// @throws Error(kBadInput) on anything that to_json() would not write; `source` names the text.
+CostProfile parse_cost_profile(const std::string& text, const std::string& source);
+
+/// A measured point of a kernel, to fit a cost to.
+struct KernelPoint {
+  double calls = 0.0;
+  double rows = 0.0;
+  double pairs = 0.0;
+  double seconds = 0.0;
+};
+
+/// The least squares of relative errors, coefficients >= 0; fills call, row and pair seconds and worst_fit.
+/// @pre points with seconds > 0.
+void fit_kernel_cost(const std::vector<KernelPoint>& points, KernelCost& cost);
+
+}  // namespace ringscan

@@ -1,0 +1,151 @@
+#include "engine/simulate_scan.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+namespace ringscan {
+namespace {
+
+class ScanSimulation {
+ public:
+  ScanSimulation(const SimulatedScan& scan, SimulatedRanks& ranks)
+      : scan_(scan),
+        ranks_(ranks),
+        world_(ranks.size()),
+        schedules_(make_scan_schedules(scan.kind, *scan.layout)),
+        output_(ranks.clock.size()),
+        state_(ranks.clock.size()) {
+    for (int rank = 0; rank < world_; ++rank) {
+      const double tokens = static_cast<double>(scan.layout->local_tokens(rank)) * scan.batch;
+      if (tokens == 0.0) continue;
+      const double useful = tokens * scan.cost.row_seconds;
+      output_[place(rank)] = scan.cost.call_seconds + useful;
+      ranks_.useful_seconds += useful * scan.slots;
+      if (sends(rank)) state_[place(rank)] = scan.cost.call_seconds + tokens * scan.cost.state_row_seconds;
+      steps_ = std::max(steps_, schedules_[place(rank)].size());
+    }
+  }
+
+  void run() {
+    if (scan_.kind == ScanKind::kSerial) {
+      run_serial();
+    } else {
+      run_logarithmic();
+    }
+    ranks_.steps_taken += static_cast<int>(steps_);
+    std::vector<double> finish(ranks_.clock.size());
+    for (int rank = 0; rank < world_; ++rank) {
+      finish[place(rank)] = scan_.cost.pass_seconds + static_cast<double>(scan_.layout->local_tokens(rank)) *
+                                                          scan_.batch * scan_.slots * scan_.cost.finish_row_seconds;
+    }
+    ranks_.pass_finish(finish);
+  }
+
+ private:
+  /// A moment and what led to it.
+  struct Moment {
+    double at = 0.0;
+    Chain chain;
+  };
+
+  std::size_t place(int rank) const { return static_cast<std::size_t>(rank); }
+  bool sends(int rank) const {
+    const ScanSchedule& schedule = schedules_[place(rank)];
+    return std::any_of(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
+  }
+
+  void run_logarithmic() {
+    std::vector<std::vector<Moment>> arrived;  // by slot: the state that stands before each rank
+    for (int slot = 0; slot < scan_.slots; ++slot) {
+      ranks_.pass_compute(state_);
+      std::vector<Moment> moments(ranks_.clock.size());
+      for (std::size_t rank = 0; rank < moments.size(); ++rank)
+        moments[rank] = {ranks_.clock[rank], ranks_.chain[rank]};
+      for (std::size_t step = 0; step < steps_; ++step) moments = walk_step(step, moments);
+      arrived.push_back(std::move(moments));
+    }
+    for (const std::vector<Moment>& moments : arrived) {
+      for (std::size_t rank = 0; rank < moments.size(); ++rank) wait_until(moments[rank], rank);
+      ranks_.pass_compute(output_);
+    }
+  }
+
+  /// Flows that leave a node at once where ranks send as far as this.
+  int flows(int from, int to) const { return std::min(std::abs(to - from), ranks_.shape.ranks_per_node); }
+
+  std::vector<Moment> walk_step(std::size_t step, const std::vector<Moment>& begun) {
+    std::vector<Moment> done = begun;
+    for (int rank = 0; rank < world_; ++rank) {
+      if (step >= schedules_[place(rank)].size()) continue;
+      const int from = schedules_[place(rank)][step].recv_from;
+      if (from < 0) continue;
+      const double seconds = ranks_.shape.transfer_seconds(from, rank, scan_.state_bytes, flows(from, rank));
+      ranks_.count_bytes(from, rank, scan_.state_bytes);
+      const int later = begun[place(from)].at > begun[place(rank)].at ? from : rank;
+      Moment end = begun[place(later)];
+      end.at += seconds;
+      end.chain.hops += later == rank ? 0 : 1;
+      (ranks_.shape.node_of(from) == ranks_.shape.node_of(rank) ? end.chain.inside : end.chain.between) += seconds;
+      // Both sides are through then.
+      if (end.at > done[place(rank)].at) done[place(rank)] = end;
+      if (end.at > done[place(from)].at) done[place(from)] = end;
+    }
+    return done;
+  }
+
+  void wait_until(const Moment& moment, std::size_t rank) {
+    if (moment.at <= ranks_.clock[rank]) return;
+    ranks_.exposed[rank] += moment.at - ranks_.clock[rank];
+    ranks_.clock[rank] = moment.at;
+    ranks_.chain[rank] = moment.chain;
+  }
+
+  /// From rank to rank; the next has one slot while this one has the next.
+  void run_serial() {
+    for (int slot = 0; slot < scan_.slots; ++slot) {
+      Moment before;
+      int from = -1;
+      for (int rank = 0; rank < world_; ++rank) {
+        const ScanSchedule& schedule = schedules_[place(rank)];
+        if (schedule.empty() && output_[place(rank)] == 0.0) continue;
+        if (from >= 0) {
+          const double seconds = ranks_.shape.transfer_seconds(from, rank, scan_.state_bytes, 1);
+          ranks_.count_bytes(from, rank, scan_.state_bytes);
+          before.at += seconds;
+          ++before.chain.hops;
+          (ranks_.shape.node_of(from) == ranks_.shape.node_of(rank) ? before.chain.inside : before.chain.between) +=
+              seconds;
+          wait_until(before, place(rank));
+        }
+        advance(place(rank));
+        before = {ranks_.clock[place(rank)], ranks_.chain[place(rank)]};
+        from = rank;
+      }
+    }
+  }
+
+  void advance(std::size_t rank) {
+    // One rank of a node is busy at a time, or as many as there are slots: each has a processor.
+    ranks_.clock[rank] += output_[rank];
+    ranks_.compute[rank] += output_[rank];
+    ranks_.work_seconds += output_[rank];
+    ranks_.chain[rank].compute += output_[rank];
+  }
+
+  const SimulatedScan& scan_;
+  SimulatedRanks& ranks_;
+  int world_;
+  std::vector<ScanSchedule> schedules_;
+  std::vector<double> output_;  // seconds of a slot
+  std::vector<double> state_;
+  std::size_t steps_ = 0;
+};
+
+}  // namespace
+
+void simulate_scan(const SimulatedScan& scan, SimulatedRanks& ranks) {
+  ScanSimulation(scan, ranks).run();
+}
+
+}  // namespace ringscan

@@ -1,0 +1,395 @@
+// plan: costs fitted to points, and schedules walked with them. No ranks, no clocks but simulated ones.
+
+#include <cmath>
+#include <functional>
+#include <map>
+#include <random>
+
+#include "core/error.hpp"
+#include "engine/prediction.hpp"
+#include "engine/simulate_ring.hpp"
+#include "engine/simulate_scan.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace ringscan;
+using ringscan::test::contains_text;
+
+namespace {
+
+ClusterShape make_shape(int world, int per_node = 4) {
+  ClusterShape shape;
+  shape.world_size = world;
+  shape.ranks_per_node = shape.cores_per_node = per_node;
+  shape.inside = {1e-5, 1e9, 1.0};
+  shape.between = {5e-5, 1e8, 1.0};
+  return shape;
+}
+
+KernelCost make_cost(const std::string& mechanism) {
+  KernelCost cost;
+  cost.mechanism = mechanism;
+  cost.head_dim = 64;
+  cost.call_seconds = 1e-5;
+  cost.row_seconds = 1e-8;
+  cost.pair_seconds = 1e-9;
+  cost.pass_seconds = 2e-5;
+  cost.finish_row_seconds = 3e-8;
+  cost.state_row_seconds = 5e-9;
+  return cost;
+}
+
+CostProfile make_profile() {
+  CostProfile profile;
+  profile.backend = "cpu";
+  profile.device = "none";
+  profile.pack_bytes_per_second = 1e10;
+  profile.inside = {1e-5, 1e9, 1.0};
+  for (const char* name : {"softmax", "stick-breaking", "cog", "sparse-window", "sparse-topk", "linear"}) {
+    profile.kernels.push_back(make_cost(name));
+  }
+  return profile;
+}
+
+SimulatedRing make_ring(const SequenceLayout& layout, const Band& band) {
+  SimulatedRing ring;
+  ring.layout = &layout;
+  ring.band = band;
+  ring.heads = 3.0;
+  ring.token_bytes = 3 * 128 * 4;
+  ring.cost = make_cost("softmax");
+  ring.pack_bytes_per_second = 1e10;
+  ring.piece_keys = 256;
+  return ring;
+}
+
+/// The same, written as who waits for whom: each rank's schedule whole, moments found by recursion.
+class Recursion {
+ public:
+  Recursion(const SimulatedRing& ring, const ClusterShape& shape) : ring_(ring), shape_(shape) {
+    for (int rank = 0; rank < shape.world_size; ++rank) {
+      schedules_.push_back(make_ring_schedule(*ring.layout, ring.band, rank, ring.reach));
+    }
+  }
+  double end(int rank) {
+    return at(rank, static_cast<int>(schedules_[0].size())) + ring_.cost.pass_seconds +
+           static_cast<double>(ring_.layout->local_tokens(rank)) * ring_.heads * ring_.cost.finish_row_seconds;
+  }
+
+ private:
+  double bytes(int kv_rank) const {
+    return static_cast<double>(ring_.layout->local_tokens(kv_rank)) * ring_.token_bytes;
+  }
+  /// When the rank begins step `index`.
+  double at(int rank, int index) {
+    const auto known = moments_.find({rank, index});
+    if (known != moments_.end()) return known->second;
+    double moment = 0.0;
+    if (index == 0) {
+      if (schedules_[static_cast<std::size_t>(rank)][0].send_to >= 0)
+        moment = bytes(rank) / ring_.pack_bytes_per_second;
+    } else {
+      const RingStep& step = schedules_[static_cast<std::size_t>(rank)][static_cast<std::size_t>(index - 1)];
+      const double begin = at(rank, index - 1);
+      moment = begin + compute(rank, step);
+      if (step.recv_from >= 0) {
+        moment = std::max(moment, std::max(begin, at(step.recv_from, index - 1)) +
+                                      shape_.transfer_seconds(step.recv_from, rank, bytes(step.next_kv_rank), 1));
+      }
+      if (step.send_to >= 0) {
+        moment = std::max(moment, std::max(begin, at(step.send_to, index - 1)) +
+                                      shape_.transfer_seconds(rank, step.send_to, bytes(step.kv_rank), 1));
+      }
+    }
+    return moments_[{rank, index}] = moment;
+  }
+  double compute(int rank, const RingStep& step) const {
+    double seconds = 0.0;
+    for (const RingPart& part : step.parts) {
+      const TokenRun queries = ring_.layout->chunks(rank)[static_cast<std::size_t>(part.query_chunk)].run;
+      const TokenRun keys = ring_.layout->chunks(step.kv_rank)[static_cast<std::size_t>(part.key_chunk)].run;
+      const KernelPoint work = work_of(part.band, ring_.reach, queries, keys, ring_.piece_keys);
+      seconds += work.calls * ring_.cost.call_seconds +
+                 ring_.heads * (work.rows * ring_.cost.row_seconds + work.pairs * ring_.cost.pair_seconds);
+    }
+    return seconds;
+  }
+
+  const SimulatedRing& ring_;
+  const ClusterShape& shape_;
+  std::vector<RingSchedule> schedules_;
+  std::map<std::pair<int, int>, double> moments_;
+};
+
+LayerShape make_layer(std::int64_t seq_len, int heads, int kv_heads) {
+  LayerShape layer;
+  layer.batch = 1;
+  layer.seq_len = seq_len;
+  layer.num_heads = heads;
+  layer.num_kv_heads = kv_heads;
+  layer.head_dim = layer.v_dim = 64;
+  return layer;
+}
+
+Prediction predict_for(const RunConfig& config, const LayerShape& layer, int world, const CostProfile& profile,
+                       std::optional<StickReachQuantiles> reach = {}, int groups_walked = 2, int per_node = 4) {
+  const RunPlan plan = make_run_plan(config, {layer}, {world, std::size_t{1} << 50, true}, *make_cpu_kernels());
+  return predict({&plan, &config, &profile, make_shape(world, per_node), reach, groups_walked});
+}
+
+}  // namespace
+
+TEST_CASE("a kernel's costs are found again from its points, and none is under 0") {
+  KernelCost cost;
+  std::vector<KernelPoint> points;
+  for (const double rows : {1e3, 4e3, 3e4}) {
+    for (const double keys : {1e3, 1e4}) points.push_back({keys / 1e3, rows, rows * keys, 0.0});
+  }
+  for (KernelPoint& point : points) point.seconds = point.calls * 1e-5 + point.rows * 2e-8 + point.pairs * 3e-10;
+  fit_kernel_cost(points, cost);
+  CHECK(cost.call_seconds == Approx(1e-5).epsilon(1e-6));
+  CHECK(cost.row_seconds == Approx(2e-8).epsilon(1e-6));
+  CHECK(cost.pair_seconds == Approx(3e-10).epsilon(1e-6));
+  CHECK(cost.worst_fit < 1e-6);
+  for (KernelPoint& point : points) point.seconds = point.pairs * 3e-10 - point.rows * 1e-9;
+  fit_kernel_cost(points, cost);
+  CHECK(cost.row_seconds == 0.0);
+  CHECK(cost.pair_seconds > 0.0);
+  CHECK(cost.worst_fit > 1e-4);
+}
+
+TEST_CASE("a profile is read as it was written; what it lacks is named") {
+  CostProfile profile = make_profile();
+  profile.between = LinkCost{1e-5, 2e9, 0.5};
+  profile.kernels[0].at_once = 4;
+  profile.kernels.push_back(make_cost("softmax"));
+  profile.kernels.back().pair_seconds = 7e-9;
+  const CostProfile again = parse_cost_profile(to_json(profile), "p.json");
+  CHECK(to_json(again) == to_json(profile));
+  CHECK(again.kernel("softmax", ElementType::kFloat32, 64, 8).pair_seconds == 1e-9);
+  CHECK(again.kernel("softmax", ElementType::kFloat32, 64, 3).pair_seconds == 7e-9);
+  CHECK_THROWS_WITH(again.kernel("softmax", ElementType::kBfloat16, 64, 1),
+                    contains_text("no cost of softmax, bfloat16"));
+  CHECK_THROWS_WITH(parse_cost_profile("{}", "p.json"), contains_text("p.json: is no profile"));
+  CHECK_THROWS_AS(parse_cost_profile("{\"ringscan_profile\": 1", "p.json"), Error);
+}
+
+TEST_CASE("ranks that share processors take turns evenly") {
+  std::vector<double> work{3.0, 1.0, 0.0, 1.0};
+  share_processors(std::span<double>(work), 2);
+  // Three are busy at two thirds until 1.5; then one is left, with 2 to do.
+  CHECK(work[1] == Approx(1.5));
+  CHECK(work[3] == Approx(1.5));
+  CHECK(work[2] == 0.0);
+  CHECK(work[0] == Approx(3.5));
+  std::vector<double> enough{3.0, 1.0};
+  share_processors(std::span<double>(enough), 2);
+  CHECK(enough == std::vector<double>{3.0, 1.0});
+}
+
+TEST_CASE("the walk over a ring gives each rank the moment that its waiting gives") {
+  const auto unbounded = Band::kUnbounded;
+  for (const int world : {1, 2, 3, 5, 8, 9}) {
+    for (const LayoutKind kind : {LayoutKind::kContiguous, LayoutKind::kZigzag}) {
+      for (const std::int64_t seq_len : {3, 1000, 4097}) {
+        for (const Band& band : {Band{0, unbounded}, Band{1, unbounded}, Band{0, 299}, Band{-unbounded, unbounded}}) {
+          const SequenceLayout layout(kind, seq_len, world, seq_len > 4000 ? 64 : 1);
+          const SimulatedRing ring = make_ring(layout, band);
+          const ClusterShape shape = make_shape(world);
+          SimulatedRanks ranks(shape);
+          simulate_ring(ring, ranks);
+          Recursion recursion(ring, shape);
+          std::int64_t moved = 0;
+          for (int rank = 0; rank < world; ++rank) {
+            CHECK(ranks.clock[static_cast<std::size_t>(rank)] == Approx(recursion.end(rank)).epsilon(1e-9));
+            // The chain is whole: all of the time is somebody's.
+            CHECK(ranks.chain[static_cast<std::size_t>(rank)].seconds() ==
+                  Approx(ranks.clock[static_cast<std::size_t>(rank)]).epsilon(1e-9));
+            for (const RingStep& step : make_ring_schedule(layout, band, rank)) {
+              if (step.send_to >= 0) moved += layout.local_tokens(step.kv_rank);
+            }
+          }
+          CHECK(ranks.inside_bytes + ranks.between_bytes == Approx(static_cast<double>(moved) * ring.token_bytes));
+          CHECK(RingRoutes(layout, band).moved_tokens() == moved);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("causal imbalance shows under the contiguous layout, and zigzag evens it out") {
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {}}};
+  const CostProfile profile = make_profile();
+  const Prediction zigzag = predict_for(config, make_layer(65536, 2, 2), 8, profile, {}, 2, 8);
+  config.layout = LayoutKind::kContiguous;
+  const Prediction contiguous = predict_for(config, make_layer(65536, 2, 2), 8, profile, {}, 2, 8);
+  // The last rank has 15/8 of the mean.
+  CHECK(contiguous.seconds / zigzag.seconds == Approx(1.875).epsilon(0.05));
+  CHECK(contiguous.shares.idle > 0.3);
+  CHECK(zigzag.shares.idle < 0.02);
+  CHECK(contiguous.slowest_rank == 7);
+  const Prediction::Shares& s = zigzag.shares;
+  CHECK(s.useful + s.small + s.sharing + s.exposed + s.finish + s.idle + s.files == Approx(1.0));
+  CHECK(zigzag.flops == Approx(4.0 * 64 * 2 * 65536.0 * 65537.0 / 2));
+}
+
+TEST_CASE("a link binds where computing no longer hides it, and is named") {
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {}}};
+  const CostProfile profile = make_profile();
+  const RunPlan plan =
+      make_run_plan(config, {make_layer(4096, 2, 2)}, {2, std::size_t{1} << 50, true}, *make_cpu_kernels());
+  ClusterShape shape = make_shape(2, 1);
+  shape.between.bytes_per_second = 1e10;
+  const Prediction fast = predict({&plan, &config, &profile, shape, {}, 2});
+  CHECK(fast.exposed_seconds < 0.02 * fast.seconds);
+  shape.between.bytes_per_second = 2e7;
+  const Prediction slow = predict({&plan, &config, &profile, shape, {}, 2});
+  // One hop, half of the computing to hide it behind.
+  const double link = shape.between.seconds(static_cast<double>(plan.moved_bytes()) / 2);
+  CHECK(slow.exposed_seconds == Approx(link - fast.compute_seconds / 2).epsilon(0.02));
+  CHECK(slow.largest_loss == "the link between nodes");
+  CHECK(slow.chain.between > 0.0);
+}
+
+TEST_CASE("a copy by the ranks' own processors hides behind nothing") {
+  const SequenceLayout layout(LayoutKind::kZigzag, 4096, 2, 64);
+  SimulatedRing ring = make_ring(layout, {0, Band::kUnbounded});
+  ClusterShape shape = make_shape(2);
+  SimulatedRanks hidden(shape);
+  simulate_ring(ring, hidden);
+  shape.inside.hidden = 0.0;
+  SimulatedRanks copied(shape);
+  simulate_ring(ring, copied);
+  CHECK(copied.latest() - hidden.latest() == Approx(2048 * ring.token_bytes / 1e9).epsilon(1e-6));
+}
+
+TEST_CASE("head groups that are alike: the walked ones speak for the others") {
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {}}};
+  config.kv_heads_at_once = 1;
+  CostProfile profile = make_profile();
+  for (const int world : {2, 7, 16}) {
+    for (const double rate : {1e9, 1e7}) {
+      profile.inside.bytes_per_second = rate;
+      const LayerShape layer = make_layer(10007, 12, 6);
+      const Prediction whole = predict_for(config, layer, world, profile, {}, 6);
+      const Prediction part = predict_for(config, layer, world, profile);
+      CHECK(part.seconds == Approx(whole.seconds).epsilon(0.01));
+      CHECK(part.exposed_seconds == Approx(whole.exposed_seconds).epsilon(0.03));
+      CHECK(part.inside_bytes == Approx(whole.inside_bytes));
+      CHECK(part.steps_taken == whole.steps_taken);
+    }
+  }
+}
+
+TEST_CASE("what early exit leaves, against rows whose reach is drawn") {
+  constexpr int kTile = 64;
+  constexpr int kTokens = 64 * 64;
+  const ReachModel model(120.0, 700.0, kTile);
+  CHECK(model.survival(120.0) == Approx(0.5));
+  CHECK(model.survival(700.0) == Approx(0.01));
+  std::mt19937 generator(7);
+  std::uniform_real_distribution<double> uniform;
+  double own = 0.0, before = 0.0, entered = 0.0, open = 0.0;
+  constexpr int kDraws = 40;
+  for (int draw = 0; draw < kDraws; ++draw) {
+    for (int tile = 0; tile < kTokens / kTile; ++tile) {
+      double farthest = 0.0;  // the end of the row that reaches farthest, in tokens behind the tile's end
+      for (int row = 0; row < kTile; ++row) {
+        const double u = uniform(generator);
+        const double reach = u > 0.5 ? std::log(u) / std::log(0.5) * 120.0
+                                     : 120.0 + std::log(2.0 * u) / (std::log(0.01) - std::log(0.5)) * 580.0;
+        farthest = std::max(farthest, reach + kTile - 1 - row);
+        if (reach > (tile * kTile + row)) open += 1.0;
+      }
+      const int tiles = std::max(1, static_cast<int>(std::ceil(farthest / kTile)));
+      const int own_tiles = std::min(tiles, tile + 1);
+      own += (own_tiles - 0.5) * kTile * kTile;
+      const int far_tiles = std::clamp(tiles - (tile + 1), 0, kTokens / kTile);
+      before += 1.0 * far_tiles * kTile * kTile;
+      entered += far_tiles > 0 ? kTile : 0;
+    }
+  }
+  CHECK(model.own(kTokens).pairs == Approx(own / kDraws).epsilon(0.05));
+  CHECK(model.before(kTokens, 0, kTokens).pairs == Approx(before / kDraws).epsilon(0.10));
+  CHECK(model.before(kTokens, 0, kTokens).rows == Approx(entered / kDraws).epsilon(0.10));
+  CHECK(model.open_rows(kTokens, 0) == Approx(open / kDraws).epsilon(0.05));
+  CHECK(model.before(kTokens, 100000, kTokens).pairs < 1.0);
+}
+
+TEST_CASE("early exit ends the ring, sooner where sticks are short") {
+  RunConfig config;
+  config.assignments = {{StickBreakingParams{}, {}}};
+  const CostProfile profile = make_profile();
+  const LayerShape layer = make_layer(65536, 2, 2);
+  const Prediction all = predict_for(config, layer, 16, profile);
+  const Prediction far = predict_for(config, layer, 16, profile, StickReachQuantiles{900.0, 3000.0});
+  const Prediction near = predict_for(config, layer, 16, profile, StickReachQuantiles{40.0, 100.0});
+  CHECK(all.steps_taken == 16);
+  CHECK(near.steps_taken == 3);  // a sum is asked for a step later
+  CHECK((near.steps_taken < far.steps_taken && far.steps_taken < 16));
+  CHECK(near.seconds < far.seconds);
+  CHECK(far.seconds < all.seconds);
+  CHECK(near.flops < 0.05 * all.flops);
+  config.layout = LayoutKind::kZigzag;
+  CHECK_THROWS_AS(predict_for(config, layer, 16, profile, StickReachQuantiles{40.0, 100.0}), Error);
+}
+
+TEST_CASE("a scan is as deep as the logarithm of the ranks, or as long as they are many") {
+  for (const int world : {2, 3, 8, 100}) {
+    const SequenceLayout layout(LayoutKind::kContiguous, 6400, world, 64);
+    SimulatedScan scan;
+    scan.layout = &layout;
+    scan.state_bytes = 1e6;
+    ClusterShape shape = make_shape(world, world);
+    SimulatedRanks ranks(shape);
+    simulate_scan(scan, ranks);
+    const double hop = shape.inside.seconds(1e6);
+    CHECK(ranks.latest() == Approx(std::ceil(std::log2(world)) * hop));
+    CHECK(ranks.chain[static_cast<std::size_t>(ranks.slowest())].seconds() == Approx(ranks.latest()));
+    scan.kind = ScanKind::kSerial;
+    SimulatedRanks serial(shape);
+    simulate_scan(scan, serial);
+    CHECK(serial.latest() == Approx((world - 1) * hop));
+    // Flows from one node to the next share its NIC.
+    scan.kind = ScanKind::kLogarithmic;
+    shape = make_shape(world, 4);
+    SimulatedRanks spread(shape);
+    simulate_scan(scan, spread);
+    if (world >= 8) CHECK(spread.latest() > 4.0 * 1e6 / shape.between.bytes_per_second);
+  }
+}
+
+TEST_CASE("linear heads, sparse heads and a hybrid are predicted; blocks are refused") {
+  const CostProfile profile = make_profile();
+  const LayerShape layer = make_layer(20000, 6, 3);
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {0, 1}}, {LinearParams{}, {2, 3}}, {SparseParams{}, {4, 5}}};
+  const Prediction hybrid = predict_for(config, layer, 8, profile);
+  double apart = 0.0;
+  for (const Mechanism& mechanism :
+       {Mechanism{SoftmaxParams{}}, Mechanism{LinearParams{}}, Mechanism{SparseParams{}}}) {
+    RunConfig alone;
+    alone.assignments = {{mechanism, {}}};
+    apart += predict_for(alone, make_layer(20000, 2, 1), 8, profile).seconds;
+  }
+  CHECK(hybrid.seconds == Approx(apart).epsilon(0.03));
+  CHECK(predict_for(config, layer, 1, profile).exposed_seconds == 0.0);
+  config.blocks = {{SsmParams{}, {}}};
+  CHECK_THROWS_AS(predict_for(config, layer, 8, profile), Error);
+}
+
+TEST_CASE("files are read and written at the profile's rates, beside computing where shards allow it") {
+  CostProfile profile = make_profile();
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {}}};
+  const LayerShape layer = make_layer(8192, 2, 2);
+  const double without = predict_for(config, layer, 2, profile).seconds;
+  profile.read_bytes_per_second = 1e8;
+  profile.write_bytes_per_second = 5e7;
+  const Prediction with = predict_for(config, layer, 2, profile);
+  CHECK(with.read_seconds == Approx(3 * 8192 * 2 * 64 * 4 / 1e8));
+  CHECK(with.write_seconds == Approx(8192 * 2 * 64 * 4 / 5e7));
+  CHECK(with.seconds == Approx(without + with.read_seconds + with.write_seconds));
+}
