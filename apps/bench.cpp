@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "apps/analysis_plot.hpp"
+#include "apps/bench_profile.hpp"
 #include "apps/bench_scaling.hpp"
 #include "apps/bench_sparse.hpp"
 #include "apps/bench_ssm.hpp"
@@ -233,9 +234,18 @@ void bench_ssm_mechanism(const BenchOptions& options, const std::function<void(c
 
 namespace {
 
-/// comm, strong and weak.
+/// All but kernels.
 int bench_study(Job& job, BenchOptions options) {
   const int most = job.transport.world_size();
+  if (options.what == "profile") {
+    write_json_file(job.transport, options.profile, to_json(bench_profile(job, options)));
+    if (job.is_root()) {
+      if (!options.file.empty()) std::remove(options.file.c_str());
+      std::printf("profile: %s\n", options.profile.c_str());
+    }
+    return static_cast<int>(ExitCode::kDone);
+  }
+  if (options.worlds.empty() && options.what == "io" && job.access.is_parallel()) options.worlds = {most};
   if (options.worlds.empty()) {
     for (int ranks = 1; ranks < most; ranks *= 2) options.worlds.push_back(ranks);
     options.worlds.push_back(most);
@@ -249,6 +259,8 @@ int bench_study(Job& job, BenchOptions options) {
   std::string json_lines;
   if (options.what == "comm") {
     bench_comm(job, options, json_lines);
+  } else if (options.what == "io") {
+    bench_io(job, options, json_lines);
   } else {
     if (!options.plot.empty()) run_collectively(job.transport, require_gnuplot);
     const std::vector<ScalingFigures> figures = bench_scaling(job, options, json_lines);

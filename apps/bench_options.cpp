@@ -25,8 +25,11 @@ std::vector<int> parse_worlds(const Setting& setting) {
 }
 
 void parse_mechanisms(BenchOptions& options, const Setting& setting) {
-  const std::vector<std::string> of_studies{"softmax", "stick-breaking", "stick-dense", "cog", "linear", "hybrid"};
-  const std::vector<std::string> known = options.what == "kernels" ? BenchOptions().mechanisms : of_studies;
+  std::vector<std::string> known = BenchOptions().mechanisms;
+  if (options.what == "profile") known.pop_back();  // ssm
+  if (options.what == "strong" || options.what == "weak") {
+    known = {"softmax", "stick-breaking", "stick-dense", "cog", "sparse-window", "sparse-topk", "linear", "hybrid"};
+  }
   std::string wanted = "a list of " + known.front();
   for (std::size_t i = 1; i < known.size(); ++i) wanted += ", " + known[i];
   options.mechanisms = split_list(setting, wanted);
@@ -35,14 +38,29 @@ void parse_mechanisms(BenchOptions& options, const Setting& setting) {
   }
 }
 
-void parse_layout(BenchOptions& options, const Setting& setting) {
-  if (setting.value == "contiguous") {
-    options.layout = LayoutKind::kContiguous;
-  } else if (setting.value == "zigzag") {
-    options.layout = LayoutKind::kZigzag;
-  } else if (setting.value != "auto") {
-    throw wrong_value(setting, "auto, contiguous or zigzag");
+void parse_layouts(BenchOptions& options, const Setting& setting) {
+  constexpr const char* kWanted = "a list of auto, contiguous and zigzag";
+  options.layouts.clear();
+  for (const std::string& name : split_list(setting, kWanted)) {
+    if (name != "auto" && name != "contiguous" && name != "zigzag") throw wrong_value(setting, kWanted);
+    std::optional<LayoutKind> layout;
+    if (name != "auto") layout = name == "zigzag" ? LayoutKind::kZigzag : LayoutKind::kContiguous;
+    options.layouts.push_back(layout);
   }
+}
+
+void parse_dtypes(BenchOptions& options, const Setting& setting) {
+  constexpr const char* kWanted = "a list of float32, float16 and bfloat16";
+  options.dtypes.clear();
+  for (const std::string& name : split_list(setting, kWanted)) {
+    try {
+      options.dtypes.push_back(parse_element_type(name));
+    } catch (const Error& error) {
+      throw bad_input(setting.where + ": " + error.what());
+    }
+    if (options.dtypes.back() == ElementType::kFloat64) throw wrong_value(setting, kWanted);
+  }
+  options.dtype = options.dtypes.front();
 }
 
 void apply(BenchOptions& options, const Setting& setting) {
@@ -67,19 +85,18 @@ void apply(BenchOptions& options, const Setting& setting) {
   } else if (setting.name == "kv-heads") {
     options.kv_heads = count(65536);
   } else if (setting.name == "dtype") {
-    try {
-      options.dtype = parse_element_type(setting.value);
-    } catch (const Error& error) {
-      throw bad_input(setting.where + ": " + error.what());
-    }
-    if (options.dtype == ElementType::kFloat64) throw wrong_value(setting, "float32, float16 or bfloat16");
+    parse_dtypes(options, setting);
   } else if (setting.name == "layout") {
-    parse_layout(options, setting);
+    parse_layouts(options, setting);
   } else if (setting.name == "backend") {
     if (setting.value != "cpu" && setting.value != "cuda" && setting.value != "auto") {
       throw wrong_value(setting, "auto, cpu or cuda");
     }
     options.backend = setting.value;
+  } else if (setting.name == "file") {
+    options.file = setting.value;
+  } else if (setting.name == "profile") {
+    options.profile = setting.value;
   } else if (setting.name == "json") {
     options.json = setting.value;
   } else if (setting.name == "plot") {
@@ -96,22 +113,25 @@ const std::vector<OptionInfo>& bench_options() {
   static const std::vector<OptionInfo> options = {
       {"what", "NAME",
        "kernels: rates of one thread; comm: links between ranks; strong: one job on more and more ranks; weak: with as "
-       "many tokens a rank; may stand without --what"},
-      {"seq-len", "LIST", "tokens of the job; weak: tokens a rank (default 32768)"},
-      {"head-dim", "LIST", "kernels: default 64,128; strong, weak: one number, default 64"},
+       "many tokens a rank; io: files, written and read by all ranks; profile: what plan has to know of this machine; "
+       "may stand without --what"},
+      {"seq-len", "LIST", "tokens of the job; weak: tokens a rank (default 32768; profile: 1024,4096,16384)"},
+      {"head-dim", "LIST", "kernels: default 64,128; profile: default 64; strong, weak, io: one number, default 64"},
       {"mechanisms", "LIST",
-       "kernels: default all; strong, weak: of softmax, stick-breaking, stick-dense (no early exit), cog, linear, "
-       "hybrid "
-       "(heads in turn softmax, stick-breaking, linear), default softmax,stick-breaking,stick-dense,linear"},
-      {"repeats", "N", "timed runs; the median counts (default 3; comm, strong, weak: 5, and no fewer)"},
+       "kernels: default all; profile: of softmax, stick-breaking, cog, sparse-window, sparse-topk, linear (default "
+       "softmax,stick-breaking,linear); strong, weak: also stick-dense (no early exit) and hybrid (heads in turn "
+       "softmax, stick-breaking, linear), default softmax,stick-breaking,stick-dense,linear"},
+      {"repeats", "N", "timed runs; the median counts (default 3; others than kernels: 5, and no fewer)"},
       {"world", "LIST",
-       "comm, strong, weak: numbers of ranks, each at most the job's (default: powers of two, and all)"},
-      {"heads", "N", "strong, weak: query heads (default 3)"},
-      {"kv-heads", "N", "strong, weak: KV heads; divides --heads (default: as many)"},
-      {"dtype", "TYPE", "strong, weak: float32 (default), float16 or bfloat16"},
-      {"layout", "NAME", "strong, weak: auto (default), contiguous or zigzag"},
-      {"backend", "NAME", "strong, weak: cpu (default), cuda (one GPU a rank) or auto"},
+       "comm, strong, weak, io: numbers of ranks, each at most the job's (default: powers of two, and all)"},
+      {"heads", "N", "strong, weak, profile, io: query heads (default 3)"},
+      {"kv-heads", "N", "strong, weak, profile: KV heads; divides --heads (default: as many)"},
+      {"dtype", "LIST", "strong, weak: of float32 (default), float16 and bfloat16; profile, io: one of them"},
+      {"layout", "LIST", "strong, weak: of auto (default), contiguous and zigzag"},
+      {"backend", "NAME", "strong, weak, profile: cpu (default), cuda (one GPU a rank) or auto"},
       {"plot", "FILE", "strong, weak: draw efficiency, overlap and time by phase as a PNG (needs gnuplot)"},
+      {"file", "FILE", "io: an HDF5 file to write, read and remove (needed); profile: likewise, to measure files too"},
+      {"profile", "FILE", "profile: the JSON file to write, for plan (needed)"},
       {"json", "FILE", "write JSON lines; comm, strong, weak: as Extra-P reads them"},
   };
   return options;
@@ -122,14 +142,19 @@ BenchOptions parse_bench(const std::vector<Setting>& settings) {
   for (const Setting& setting : settings) {
     if (setting.name != "what") continue;
     options.what = setting.value;
-    if (options.what != "kernels" && options.what != "comm" && options.what != "strong" && options.what != "weak") {
-      throw wrong_value(setting, "kernels, comm, strong or weak");
+    const std::vector<std::string> known{"kernels", "comm", "strong", "weak", "io", "profile"};
+    if (std::find(known.begin(), known.end(), options.what) == known.end()) {
+      throw wrong_value(setting, "kernels, comm, strong, weak, io or profile");
     }
   }
   if (options.what != "kernels") {
     options.repeats = kFewestStudyRepeats;
     options.head_dims = {64};
     options.mechanisms = {"softmax", "stick-breaking", "stick-dense", "linear"};
+  }
+  if (options.what == "profile") {
+    options.seq_lens = {1024, 4096, 16384};
+    options.mechanisms = {"softmax", "stick-breaking", "linear"};
   }
   options.kv_heads = 0;
   for (const Setting& setting : settings) apply(options, setting);
@@ -139,6 +164,14 @@ BenchOptions parse_bench(const std::vector<Setting>& settings) {
                     std::to_string(options.heads) + " heads");
   }
   if (options.what == "kernels") return options;
+  if (options.what == "io" && options.file.empty()) throw bad_input("no file: want bench io --file FILE");
+  if (options.what == "profile" && options.profile.empty()) {
+    throw bad_input("no profile: want bench profile --profile FILE");
+  }
+  if (options.what == "profile" || options.what == "io") {
+    if (options.dtypes.size() != 1) throw bad_input("--dtype: bench " + options.what + " wants one type");
+    if (options.what == "profile") return options;
+  }
   if (options.head_dims.size() != 1) throw bad_input("--head-dim: bench " + options.what + " wants one number");
   const bool has_hybrid =
       std::find(options.mechanisms.begin(), options.mechanisms.end(), "hybrid") != options.mechanisms.end();

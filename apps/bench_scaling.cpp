@@ -14,42 +14,6 @@
 namespace ringscan {
 namespace {
 
-/// Collective. The ranks from `ranks` on sleep until rank 0 comes here: in a collective call of MPI's they would spin,
-/// and take processors from those that are measured.
-void release_idle(Transport& transport, int ranks) {
-  const std::byte out{1};
-  std::byte in{};
-  if (transport.rank() == 0) {
-    for (int rank = ranks; rank < transport.world_size(); ++rank) {
-      transport.exchange({rank, {&out, 1}, -1, {}}).wait();
-    }
-  } else if (transport.rank() >= ranks) {
-    Ticket released = transport.exchange({-1, {}, 0, {&in, 1}});
-    while (!released.poll()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  transport.barrier();
-}
-
-RunConfig config_of(const BenchOptions& options, const std::string& mechanism) {
-  RunConfig config;
-  config.layout = options.layout;
-  const LinearParams linear{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
-  StickBreakingParams dense;
-  dense.epsilon = 0.0;
-  if (mechanism == "softmax") config.assignments = {{SoftmaxParams{}, {}}};
-  if (mechanism == "stick-breaking") config.assignments = {{StickBreakingParams{}, {}}};
-  if (mechanism == "stick-dense") config.assignments = {{dense, {}}};
-  if (mechanism == "cog") config.assignments = {{CogParams{}, {}}};
-  if (mechanism == "linear") config.assignments = {{linear, {}}};
-  if (mechanism == "hybrid") {
-    config.assignments = {{SoftmaxParams{}, {}}, {StickBreakingParams{}, {}}, {linear, {}}};
-    for (int head = 0; head < options.heads; ++head) {
-      config.assignments[static_cast<std::size_t>(head % 3)].heads.push_back(head);
-    }
-  }
-  return config;
-}
-
 /// Over the ranks of a job: what counts of one repetition.
 struct Repetition {
   double seconds = 0.0;  ///< of the slowest rank, as all that follow
@@ -71,22 +35,45 @@ Repetition measure(MemoryJob& job, Transport& transport) {
   return {slowest[0], slowest[1], slowest[2], slowest[3], sums[0], sums[1]};
 }
 
-struct Point {
+/// What is studied: a curve.
+struct Variant {
   std::string mechanism;
+  std::optional<LayoutKind> layout;
+  ElementType dtype = ElementType::kFloat32;
+  std::string label;  ///< the mechanism, and what of the rest differs between curves
+};
+
+struct Point {
+  Variant variant;
   int ranks = 1;
   std::int64_t seq_len = 0;
 };
 
+std::vector<Variant> variants_of(const BenchOptions& options) {
+  std::vector<Variant> variants;
+  for (const std::string& mechanism : options.mechanisms) {
+    for (const std::optional<LayoutKind>& layout : options.layouts) {
+      for (const ElementType dtype : options.dtypes) {
+        std::string label = mechanism;
+        if (options.layouts.size() > 1) label += "->" + (layout ? std::string(name_of(*layout)) : "auto");
+        if (options.dtypes.size() > 1) label += "->" + std::string(name_of(dtype));
+        variants.push_back({mechanism, layout, dtype, label});
+      }
+    }
+  }
+  return variants;
+}
+
 std::vector<Repetition> measure_point(const Point& point, const BenchOptions& options, Transport& transport,
                                       std::size_t memory_bytes, Kernels& kernels) {
-  const RunConfig config = config_of(options, point.mechanism);
+  const RunConfig config = study_config(point.variant.mechanism, options.heads, point.variant.layout);
   LayerShape layer;
   layer.batch = 1;
   layer.seq_len = point.seq_len;
   layer.num_heads = options.heads;
   layer.num_kv_heads = options.kv_heads;
   layer.head_dim = layer.v_dim = options.head_dims.front();
-  layer.q_type = layer.kv_type = layer.o_type = options.dtype;
+  layer.q_type = layer.kv_type = layer.o_type = point.variant.dtype;
   MemoryJob job(config, layer, memory_bytes, transport, kernels);
   measure(job, transport);  // warm-up
   std::vector<Repetition> repetitions;
@@ -105,7 +92,7 @@ void add_lines(const std::string& study, const Point& point, const std::vector<R
   const Parameters parameters{{"ranks", point.ranks}, {"seq_len", static_cast<double>(point.seq_len)}};
   const auto add = [&](const char* metric, double Repetition::*figure) {
     for (const Repetition& repetition : repetitions) {
-      lines += extrap_line(parameters, study + "->" + point.mechanism, metric, repetition.*figure);
+      lines += extrap_line(parameters, study + "->" + point.variant.label, metric, repetition.*figure);
     }
   };
   add("seconds", &Repetition::seconds);
@@ -124,6 +111,52 @@ double efficiency_of(bool is_weak, const Point& point, double seconds, double ra
 
 }  // namespace
 
+void release_idle(Transport& transport, int ranks) {
+  const std::byte out{1};
+  std::byte in{};
+  if (transport.rank() == 0) {
+    for (int rank = ranks; rank < transport.world_size(); ++rank) {
+      transport.exchange({rank, {&out, 1}, -1, {}}).wait();
+    }
+  } else if (transport.rank() >= ranks) {
+    Ticket released = transport.exchange({-1, {}, 0, {&in, 1}});
+    while (!released.poll()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  transport.barrier();
+}
+
+RunConfig study_config(const std::string& mechanism, int heads, const std::optional<LayoutKind>& layout) {
+  RunConfig config;
+  config.layout = layout;
+  const LinearParams linear{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
+  StickBreakingParams dense;
+  dense.epsilon = 0.0;
+  SparseParams window;
+  window.select = SparseSelect::kWindow;
+  if (mechanism == "softmax") config.assignments = {{SoftmaxParams{}, {}}};
+  if (mechanism == "stick-breaking") config.assignments = {{StickBreakingParams{}, {}}};
+  if (mechanism == "stick-dense") config.assignments = {{dense, {}}};
+  if (mechanism == "cog") config.assignments = {{CogParams{}, {}}};
+  if (mechanism == "sparse-window") config.assignments = {{window, {}}};
+  if (mechanism == "sparse-topk") config.assignments = {{SparseParams{}, {}}};
+  if (mechanism == "linear") config.assignments = {{linear, {}}};
+  if (mechanism == "hybrid") {
+    config.assignments = {{SoftmaxParams{}, {}}, {StickBreakingParams{}, {}}, {linear, {}}};
+    for (int head = 0; head < heads; ++head) {
+      config.assignments[static_cast<std::size_t>(head % 3)].heads.push_back(head);
+    }
+  }
+  return config;
+}
+
+std::size_t memory_a_rank(Job& job, const Kernels& kernels) {
+  const std::size_t available =
+      std::min(kernels.memory().free_bytes() / 20 * 19,
+               available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node));
+  return static_cast<std::size_t>(
+      job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
+}
+
 std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
   const bool is_weak = options.what == "weak";
   std::vector<ScalingFigures> figures;
@@ -132,11 +165,7 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
   context.ranks_on_node = job.ranks_on_node;
   context.rank_on_node = job.rank_on_node;
   const auto kernels = make_kernels(options.backend, context);
-  const std::size_t available =
-      std::min(kernels->memory().free_bytes() / 20 * 19,
-               available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node));
-  const auto memory_bytes = static_cast<std::size_t>(
-      job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
+  const std::size_t memory_bytes = memory_a_rank(job, *kernels);
   if (job.is_root()) {
     std::printf(
         "backend %s, %s; %d processors on this node; %d repetitions, seconds of the slowest rank\n\n%-15s %5s %10s %9s "
@@ -147,14 +176,14 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
         "median", "quartiles", "compute", "exposed", "finish", "sent MiB", "GFLOP/s");
     std::printf("%116s %10s\n", "a rank", "efficiency");
   }
-  for (const std::string& mechanism : options.mechanisms) {
+  for (const Variant& variant : variants_of(options)) {
     for (const std::int64_t seq_len : options.seq_lens) {
       Point base;
       double base_seconds = 0.0;
       double base_rate = 0.0;
       for (const int ranks : options.worlds) {
         const std::unique_ptr<Transport> part = job.transport.first_ranks(ranks);
-        const Point point{mechanism, ranks, is_weak ? seq_len * ranks : seq_len};
+        const Point point{variant, ranks, is_weak ? seq_len * ranks : seq_len};
         std::vector<Repetition> repetitions;
         try {
           if (part) repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
@@ -172,15 +201,15 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
           base_seconds = seconds.median;
           base_rate = rate;
         }
-        figures.push_back({mechanism, ranks, seq_len, seconds.median,
+        figures.push_back({variant.label, ranks, seq_len, seconds.median,
                            quartiles_of(repetitions, &Repetition::compute_seconds).median,
                            quartiles_of(repetitions, &Repetition::exposed_seconds).median,
                            quartiles_of(repetitions, &Repetition::finish_seconds).median,
                            efficiency_of(is_weak, point, seconds.median, rate, base, base_seconds, base_rate)});
         const ScalingFigures& now = figures.back();
-        std::printf("%-15s %5d %10lld %9.4f %9.4f-%9.4f %9.4f %9.4f %9.4f %10.1f %10.2f %10.3f\n", mechanism.c_str(),
-                    ranks, static_cast<long long>(point.seq_len), seconds.median, seconds.first, seconds.third,
-                    now.compute_seconds, now.exposed_seconds, now.finish_seconds,
+        std::printf("%-15s %5d %10lld %9.4f %9.4f-%9.4f %9.4f %9.4f %9.4f %10.1f %10.2f %10.3f\n",
+                    variant.label.c_str(), ranks, static_cast<long long>(point.seq_len), seconds.median, seconds.first,
+                    seconds.third, now.compute_seconds, now.exposed_seconds, now.finish_seconds,
                     quartiles_of(repetitions, &Repetition::sent_bytes).median / 0x1p20, rate * 1e-9, now.efficiency);
         std::fflush(stdout);
         add_lines(options.what, point, repetitions, json_lines);

@@ -13,5 +13,6 @@ int verify_command(Job& job, const VerifyOptions& options);
 int generate_command(Job& job, const GenerateOptions& options);
 int inspect_command(Job& job, const InspectOptions& options);
 int bench_command(Job& job, const BenchOptions& options);
+int plan_command(Job& job, const PlanOptions& options);
 
 }  // namespace ringscan

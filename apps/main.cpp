@@ -70,6 +70,7 @@ int run_command_of(Job& job, const Invocation& invocation) {
         if constexpr (std::is_same_v<Options, VerifyOptions>) return verify_command(job, options);
         if constexpr (std::is_same_v<Options, InspectOptions>) return inspect_command(job, options);
         if constexpr (std::is_same_v<Options, BenchOptions>) return bench_command(job, options);
+        if constexpr (std::is_same_v<Options, PlanOptions>) return plan_command(job, options);
       },
       invocation.command);
 }

@@ -7,6 +7,7 @@
 
 #include "apps/bench_options.hpp"
 #include "apps/option_set.hpp"
+#include "apps/plan_options.hpp"
 #include "engine/run_options.hpp"
 
 namespace ringscan {
@@ -224,8 +225,10 @@ const std::vector<CommandInfo>& commands() {
        generate_options(), "output", parse_generate},
       {"inspect", "inspect FILE [options]", "what is in a file: layers, shapes, types, sizes, attributes",
        inspect_options(), "input", parse_inspect},
-      {"bench", "bench kernels|comm|strong|weak [options]", "rates of kernels and links here; scaling over ranks",
-       bench_options(), "what", parse_bench},
+      {"bench", "bench kernels|comm|strong|weak|io|profile [options]",
+       "rates of kernels, links and files here; scaling over ranks", bench_options(), "what", parse_bench},
+      {"plan", "plan FILE.json --world LIST --seq-len LIST --mechanism NAME [options]",
+       "predicts a run's time on a cluster, from a profile of bench profile", plan_options(), "profile", parse_plan},
   };
   return all;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/analysis_request.hpp"
+#include "engine/prediction.hpp"
 #include "engine/run_config.hpp"
 #include "engine/synthetic_activations.hpp"
 
@@ -41,18 +42,40 @@ struct BenchOptions {
                                          "sparse-window", "sparse-topk",    "ssm"};
   int repeats = 3;
   std::vector<int> worlds;  ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
-  int heads = 3;            ///< strong, weak; head_dims.front() counts
+  int heads = 3;            ///< strong, weak, profile, io
   int kv_heads = 3;         ///< divides heads
-  ElementType dtype = ElementType::kFloat32;
-  std::optional<LayoutKind> layout;  ///< none: auto
-  std::string backend = "cpu";       ///< strong, weak: cpu, cuda or auto
-  std::string json;                  ///< a file for JSON lines; empty: none
-  std::string plot;                  ///< strong, weak: a PNG; empty: none
+  ElementType dtype = ElementType::kFloat32;                        ///< profile, io; the first of the next
+  std::vector<ElementType> dtypes = {ElementType::kFloat32};        ///< strong, weak
+  std::vector<std::optional<LayoutKind>> layouts = {std::nullopt};  ///< strong, weak; none: auto
+  std::string backend = "cpu";                                      ///< strong, weak, profile: cpu, cuda or auto
+  std::string file;     ///< io, profile: an HDF5 file to make and remove; empty: none
+  std::string profile;  ///< profile: where it is written
+  std::string json;     ///< a file for JSON lines; empty: none
+  std::string plot;     ///< strong, weak: a PNG; empty: none
+};
+
+struct PlanOptions {
+  RunConfig config;                    ///< without files
+  LayerShape layer;                    ///< seq_len apart
+  std::vector<std::int64_t> seq_lens;  ///< ascending
+  std::vector<int> worlds;             ///< ascending
+  std::string profile;
+  int ranks_per_node = 0;  ///< 0: as many as the profile has processors or GPUs
+  int cores = 0;           ///< likewise
+  int nics = 1;
+  std::optional<LinkCost> inside;                  ///< in place of the profile's
+  std::optional<LinkCost> between;                 ///< likewise
+  std::optional<std::pair<double, double>> files;  ///< bytes a second read and written, likewise; 0: left out
+  std::optional<StickReachQuantiles> reach;
+  bool sweep = false;
+  std::string json;  ///< a file; empty: none
+  std::string plot;  ///< a PNG; empty: none
 };
 
 /// A parsed command line.
 struct Invocation {
-  std::variant<RunConfig, AnalysisRequest, GenerateOptions, VerifyOptions, InspectOptions, BenchOptions> command;
+  std::variant<RunConfig, AnalysisRequest, GenerateOptions, VerifyOptions, InspectOptions, BenchOptions, PlanOptions>
+      command;
   std::optional<int> ranks;  ///< threads to run as ranks; none: not asked for
   std::string log_level = "info";
 };

@@ -28,8 +28,14 @@ AnyView fill(Buffer& buffer, ElementType type, const Shape4& shape, int rank, St
   return dense_any_view(std::as_const(buffer).data(), type, shape);
 }
 
-ShardInput make_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
-                      MemoryLedger* ledger) {
+int place_of(const std::vector<int>& heads, int head) {
+  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
+}
+
+}  // namespace
+
+ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
+                                MemoryLedger* ledger) {
   const std::int64_t tokens = shard.layout.local_tokens(rank);
   const auto heads = static_cast<std::int64_t>(shard.heads.size());
   const auto kv_heads = static_cast<std::int64_t>(shard.kv_heads.size());
@@ -47,12 +53,6 @@ ShardInput make_input(const RunConfig& config, const LayerShape& layer, const Sh
   return input;
 }
 
-int place_of(const std::vector<int>& heads, int head) {
-  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
-}
-
-}  // namespace
-
 MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size_t memory_bytes, Transport& transport,
                      Kernels& kernels)
     : config_(config), transport_(transport), kernels_(kernels) {
@@ -61,7 +61,7 @@ MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size
   resources.memory_limit_bytes = memory_bytes;
   run_collectively(transport, [&] { plan_ = make_run_plan(config, {layer}, resources, kernels); });
   for (const ShardPlan& shard : plan_.shards) {
-    Shard& made = shards_.emplace_back(Shard{make_input(config, layer, shard, transport.rank(), &ledger_),
+    Shard& made = shards_.emplace_back(Shard{make_synthetic_input(config, layer, shard, transport.rank(), &ledger_),
                                              make_shard_output(plan_, shard, transport.rank(), config, &ledger_),
                                              {}});
     made.resident.emplace(made.input, made.output, kernels.memory());

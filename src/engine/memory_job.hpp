@@ -15,8 +15,12 @@
 
 namespace ringscan {
 
-/// One layer's heads, planned as run() plans them. q, k and v are standard normal; log decays (Decay::kToken) are
-/// -0.1 |normal|. They are made from the rank's number, so that another number of ranks has other values.
+/// A rank's share of a shard: q, k and v standard normal, log decays (Decay::kToken) -0.1 |normal|; made from the
+/// rank's number, so that another number of ranks has other values.
+ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
+                                MemoryLedger* ledger);
+
+/// One layer's heads, planned as run() plans them, with make_synthetic_input().
 /// @pre no mechanism of its own inputs, no remainder vectors, no context and no initial state.
 class MemoryJob {
  public:

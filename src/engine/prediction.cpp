@@ -11,7 +11,6 @@
 #include "engine/simulate_scan.hpp"
 #include "engine/sparse_pass.hpp"
 #include "kernels/linear_kernels.hpp"
-#include "mechanism/growing_window.hpp"
 
 namespace ringscan {
 namespace {
@@ -119,11 +118,17 @@ class Predictor {
     const LayerShape& layer = layer_of(shard);
     const KernelCost& cost = request_.profile->kernel(profile_name_of(pass.mechanism), layer.kv_type, layer.head_dim,
                                                       request_.shape.at_once());
+    const KernelCost& alone =
+        request_.profile->kernel(profile_name_of(pass.mechanism), layer.kv_type, layer.head_dim, 1);
+    const double before = ranks_.useful_seconds;
+    double slower = alone.pair_seconds / cost.pair_seconds;
     if (carries_state(pass.mechanism)) {
+      slower = alone.row_seconds / cost.row_seconds;
       simulate_linear(shard, pass, group, cost);
     } else {
       simulate_keys(shard, pass, group, cost);
     }
+    if (slower < 1.0) crowding_seconds_ += (ranks_.useful_seconds - before) * (1.0 - slower);
   }
 
   void simulate_linear(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const KernelCost& cost) {
@@ -133,10 +138,7 @@ class Predictor {
     scan.kind = request_.config->reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
     scan.slots = static_cast<int>(group.heads.size());
     scan.batch = static_cast<double>(layer.batch);
-    const bool with_n = std::get<LinearParams>(pass.mechanism).normalizer == Normalizer::kZ;
-    // fp64 on a CPU, fp32 on a GPU.
-    scan.state_bytes = static_cast<double>(layer.batch * layer.head_dim * (layer.v_dim + (with_n ? 1 : 0))) *
-                       (request_.profile->backend == "cuda" ? 4.0 : 8.0);
+    scan.state_bytes = static_cast<double>(pass.state_bytes);
     scan.cost = cost;
     simulate_scan(scan, ranks_);
     result_.flops += linear_output_flops(static_cast<double>(layer.batch * layer.seq_len) * scan.slots,
@@ -172,8 +174,7 @@ class Predictor {
   /// Top-k: rounds of keys alone, then keys and values; windows go once.
   void simulate_sparse(const SparseParams& sparse, SimulatedRing ring, const LayerShape& layer, double element) {
     if (sparse.select == SparseSelect::kWindow) {
-      const GrowingWindow window(sparse, layer.seq_len);
-      ring.reach = [window](std::int64_t query) { return window.reach(query); };
+      ring.reach = reach_of(sparse, layer.seq_len);
       simulate_ring(ring, ranks_);
       return;
     }
@@ -209,7 +210,9 @@ class Predictor {
     const double all = std::max(result_.seconds, 1e-30) * ranks_.size();
     const double compute = sum_of(ranks_.compute);
     Prediction::Shares& shares = result_.shares;
-    shares.useful = ranks_.useful_seconds / all;
+    crowding_seconds_ = std::min(crowding_seconds_, ranks_.useful_seconds);
+    shares.useful = (ranks_.useful_seconds - crowding_seconds_) / all;
+    shares.crowding = crowding_seconds_ / all;
     shares.small = (ranks_.work_seconds - ranks_.useful_seconds) / all;
     shares.sharing = (compute - ranks_.work_seconds) / all;
     shares.exposed = sum_of(ranks_.exposed) / all;
@@ -226,6 +229,7 @@ class Predictor {
         result_.chain.between > result_.chain.inside ? "the link between nodes" : "the links inside nodes";
     const std::pair<double, std::string> losses[] = {
         {shares.small, "kernels' cost a call and a row: little work at a time"},
+        {shares.crowding, "kernels that slow each other down on a node"},
         {shares.sharing, "processors: more ranks than a node has"},
         {shares.exposed, is_link ? link : "waiting for neighbours with more work"},
         {shares.finish, "packing, rounding and writing rows in memory"},
@@ -241,6 +245,7 @@ class Predictor {
   const RunPlan& plan_;
   SimulatedRanks ranks_;
   Prediction result_;
+  double crowding_seconds_ = 0.0;  // of the groups walked
   double queue_free_ = 0.0;
   double written_ = 0.0;
 };

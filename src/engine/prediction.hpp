@@ -42,10 +42,11 @@ struct Prediction {
   Chain chain;  ///< that the slowest rank ends
   /// Shares of world_size x seconds; together 1.
   struct Shares {
-    double useful = 0.0;   ///< pairs and tokens at the kernels' rate
-    double small = 0.0;    ///< kernels' costs a call and a row
-    double sharing = 0.0;  ///< ranks that wait for a processor of their node
-    double exposed = 0.0;  ///< transfers and waiting for neighbours
+    double useful = 0.0;    ///< pairs and tokens at the kernels' rate with one rank on a node
+    double crowding = 0.0;  ///< that kernels are slower with several on a node
+    double small = 0.0;     ///< kernels' costs a call and a row
+    double sharing = 0.0;   ///< ranks that wait for a processor of their node
+    double exposed = 0.0;   ///< transfers and waiting for neighbours
     double finish = 0.0;
     double idle = 0.0;  ///< done before the slowest rank
     double files = 0.0;

@@ -138,8 +138,8 @@ void measure_scan(const RunConfig& config, PassPlan& pass, const LayerShape& lay
     pass.ring_steps = std::max(pass.ring_steps, static_cast<int>(schedule.size()));
     messages += std::count_if(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
   }
-  pass.moved_bytes =
-      static_cast<std::size_t>(messages * heads) * kernels.linear().state_bytes(state_shape(params, layer));
+  pass.state_bytes = kernels.linear().state_bytes(state_shape(params, layer));
+  pass.moved_bytes = static_cast<std::size_t>(messages * heads) * pass.state_bytes;
 }
 
 /// Fills in what follows from a pass's heads, groups and layout.

@@ -61,6 +61,7 @@ struct PassPlan {
   std::int64_t pairs = 0;           ///< visible (query, key) pairs of all its heads and batch items; windows: kept ones
   double flops = 0.0;               ///< useful: 2 (head_dim + v_dim) a pair; top-k: v_dim for kept pairs alone
   std::size_t moved_bytes = 0;      ///< KV sent, over all ranks and groups
+  std::size_t state_bytes = 0;      ///< linear: of a head, as it crosses ranks
   std::int64_t context_tokens = 0;  ///< that the first token reaches back to
   std::size_t context_bytes = 0;    ///< read of them by each rank, over all groups; early exit reads less
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "mechanism/growing_window.hpp"
+
 namespace ringscan {
 namespace {
 
@@ -151,7 +153,7 @@ class RingSimulation {
     if (now == computed) {
       chain = ranks_.chain[here];
       chain.compute += computing;
-      chain.inside += copying;
+      (ranks_.shape.node_of(before) == ranks_.shape.node_of(rank) ? chain.inside : chain.between) += copying;
       return;
     }
     const int other = received >= sent ? before : behind;
@@ -188,6 +190,12 @@ class RingSimulation {
 };
 
 }  // namespace
+
+Reach reach_of(const Mechanism& mechanism, std::int64_t seq_len) {
+  const auto* sparse = std::get_if<SparseParams>(&mechanism);
+  if (sparse == nullptr || sparse->select != SparseSelect::kWindow) return {};
+  return [window = GrowingWindow(*sparse, seq_len)](std::int64_t query) { return window.reach(query); };
+}
 
 KernelPoint work_of(const Band& band, const Reach& reach, const TokenRun& queries, const TokenRun& keys,
                     std::int64_t piece_keys) {

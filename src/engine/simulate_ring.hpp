@@ -7,6 +7,7 @@
 #include "comm/ring_schedule.hpp"
 #include "engine/simulated_ranks.hpp"
 #include "engine/stick_reach.hpp"
+#include "mechanism/mechanism.hpp"
 
 namespace ringscan {
 
@@ -26,6 +27,9 @@ struct SimulatedRing {
 
 /// Moves the ranks' clocks on. Time O(world_size x steps), memory O(world_size).
 void simulate_ring(const SimulatedRing& ring, SimulatedRanks& ranks);
+
+/// Windows that grow with the row; empty for mechanisms without them.
+Reach reach_of(const Mechanism& mechanism, std::int64_t seq_len);
 
 /// The work of a part as the kernels are given it: calls, query rows that meet keys in each, and pairs of one head.
 KernelPoint work_of(const Band& band, const Reach& reach, const TokenRun& queries, const TokenRun& keys,

@@ -11,6 +11,20 @@ trap 'rm -rf "$folder"' EXIT
 "$program" bench comm --ranks 3 --world 1,2,3 --json "$folder/comm.jsonl" > "$folder/comm.txt"
 "$mpirun" --oversubscribe -n 3 "$program" bench weak --world 1,2,3 --seq-len 101 --heads 4 --kv-heads 2 --mechanisms softmax,stick-dense,linear \
   --layout contiguous --dtype bfloat16 --json "$folder/weak.jsonl" > "$folder/weak.txt"
+"$program" bench strong --ranks 2 --world 2 --seq-len 500 --mechanisms softmax --layout contiguous,zigzag --dtype float16,bfloat16 \
+  --json "$folder/lists.jsonl" > "$folder/lists.txt"
+"$program" bench io --ranks 3 --world 1,3 --seq-len 1001 --file "$folder/io.h5" --json "$folder/io.jsonl" > "$folder/io.txt"
+"$mpirun" --oversubscribe -n 3 "$program" bench io --seq-len 2 --file "$folder/io.h5" --json "$folder/io-mpi.jsonl" > "$folder/io.txt"
+test ! -e "$folder/io.h5"
+"$program" bench profile --ranks 2 --seq-len 128,512 --dtype bfloat16 --mechanisms softmax,stick-breaking,cog,sparse-window,sparse-topk,linear \
+  --file "$folder/io.h5" --profile "$folder/profile.json" > "$folder/profile.txt"
+"$mpirun" --oversubscribe -n 2 "$program" bench profile --seq-len 128,512 --mechanisms softmax --profile "$folder/profile-mpi.json" > "$folder/profile.txt"
+"$program" plan "$folder/profile.json" --world 1,2,5,64 --seq-len 64K,1M --heads 6 --kv-heads 3 --dtype bfloat16 --reach 30,200 --ranks-per-node 4 \
+  --link.between 10,1 --heads.softmax 0,1 --heads.stick-breaking 2,3 --heads.linear 4,5 --json "$folder/plan.json" > "$folder/plan.txt"
+"$program" plan "$folder/profile.json" --sweep --seq-len 16K --dtype bfloat16 --mechanism linear --ranks-per-node 4 --link.between 10,1 \
+  --memory 16M > "$folder/sweep.txt"
+grep -q "largest context that fits 16384 ranks" "$folder/sweep.txt"
+grep -q "efficiency falls under 80 % at" "$folder/sweep.txt"
 
 python3 - "$folder" <<'PYTHON'
 import json, math, sys
@@ -40,6 +54,28 @@ for ranks in 1, 2, 3:
     hops = ranks * (ranks - 1) // 2
     assert set(values(weak, "weak->softmax", "sent_bytes", ranks=ranks, seq_len=n)) == {hops * 101 * 2 * 2 * 64 * 2}
 assert all(values(comm, "comm->exchange", "seconds", ranks=ranks, bytes=8) for ranks in (2, 3))
+for name, ranks in ("io", (1, 3)), ("io-mpi", (3,)):
+    io = read(name)
+    for number in ranks:
+        size = io[0]["params"]["bytes"]
+        assert all(values(io, f"io->{way}", "seconds", ranks=number, bytes=size) for way in ("write", "read"))
+lists = read("lists")
+assert {line["callpath"] for line in lists} == {f"strong->softmax->{layout}->{dtype}"
+    for layout in ("contiguous", "zigzag") for dtype in ("float16", "bfloat16")}
+plan = json.load(open(f"{folder}/plan.json"))
+assert [(p["ranks"], p["seq_len"]) for p in plan["points"]] == [(w, n) for n in (65536, 1048576) for w in (1, 2, 5, 64)]
+for point in plan["points"]:
+    assert math.isclose(sum(point["shares"].values()), 1.0, abs_tol=1e-6), point["shares"]
+    assert all(math.isfinite(s) and s >= 0 for s in point["seconds"].values()) and point["seconds"]["total"] > 0
+    assert (point["bytes"]["between_nodes"] > 0) == (point["ranks"] > 4)
 PYTHON
+if "$program" plan "$folder/profile.json" --world 8 --seq-len 1K --dtype bfloat16 --mechanism softmax --ranks-per-node 4 2> "$folder/error.txt"; then
+  exit 1
+else
+  test $? -eq 2
+fi
+grep -q "the profile has no link between nodes" "$folder/error.txt"
+if "$program" plan "$folder/profile.json" --world 2 --seq-len 1K --mechanism softmax 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
+grep -q "the profile has no cost of softmax, float32, head_dim 64" "$folder/error.txt"
 if "$program" bench strong --ranks 2 --world 3 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
 grep -q -- "--world: found 3, want at most the 2 ranks of this job" "$folder/error.txt"

@@ -210,7 +210,7 @@ TEST_CASE("verify, inspect, bench") {
   const auto bench = parse<BenchOptions>({"bench", "kernels", "--head-dim", "64, 80", "--mechanisms", "softmax"});
   REQUIRE(bench.head_dims == std::vector<std::int64_t>{64, 80});
   REQUIRE(bench.mechanisms == std::vector<std::string>{"softmax"});
-  fails_with({"bench", "coffee"}, "found 'coffee', want kernels, comm, strong or weak");
+  fails_with({"bench", "coffee"}, "found 'coffee', want kernels, comm, strong, weak, io or profile");
 }
 
 TEST_CASE("bench of several ranks") {
@@ -220,7 +220,7 @@ TEST_CASE("bench of several ranks") {
   REQUIRE(strong.worlds == std::vector<int>{1, 2, 7});
   REQUIRE(strong.kv_heads == 2);
   REQUIRE(strong.repeats == 5);
-  REQUIRE(strong.layout == LayoutKind::kZigzag);
+  REQUIRE(strong.layouts.front() == LayoutKind::kZigzag);
   REQUIRE(parse<BenchOptions>({"bench", "--heads", "4", "--what", "weak"}).kv_heads == 4);
   fails_with({"bench", "strong", "--repeats", "4"}, "--repeats: found '4', want a number from 5 to 1000");
   fails_with({"bench", "weak", "--mechanisms", "ssm"}, "found 'ssm', want a list of softmax");
@@ -229,14 +229,46 @@ TEST_CASE("bench of several ranks") {
   fails_with({"bench", "weak", "--head-dim", "64,128"}, "--head-dim: bench weak wants one number");
   fails_with({"bench", "comm", "--plot", "a.png"}, "--plot: bench comm draws nothing, want strong or weak");
   fails_with({"bench", "comm", "--world", "0"}, "a list of numbers of ranks");
-  fails_with({"bench", "strong", "--layout", "round"}, "want auto, contiguous or zigzag");
-  fails_with({"bench", "strong", "--dtype", "float64"}, "want float32, float16 or bfloat16");
+  fails_with({"bench", "strong", "--layout", "round"}, "want a list of auto, contiguous and zigzag");
+  fails_with({"bench", "strong", "--dtype", "float64"}, "want a list of float32, float16 and bfloat16");
+  fails_with({"bench", "io"}, "no file");
+  fails_with({"bench", "profile"}, "no profile");
+  fails_with({"bench", "profile", "--profile", "p", "--mechanisms", "hybrid"},
+             "found 'hybrid', want a list of softmax");
+  const auto lists = parse<BenchOptions>({"bench", "strong", "--layout", "auto,zigzag", "--dtype", "float16,bfloat16"});
+  REQUIRE(lists.layouts.size() == 2);
+  REQUIRE(lists.dtypes == std::vector<ElementType>{ElementType::kFloat16, ElementType::kBfloat16});
+}
+
+TEST_CASE("plan takes run's options for how a job goes, and a cluster") {
+  const auto plan =
+      parse<PlanOptions>({"plan", "p.json", "--world", "8,2", "--seq-len", "1M,64K", "--mechanism", "stick-breaking",
+                          "--reach", "40,300", "--link.between", "5,25,0.5", "--layout", "contiguous", "--heads", "4"});
+  REQUIRE(plan.profile == "p.json");
+  REQUIRE(plan.worlds == std::vector<int>{2, 8});
+  REQUIRE(plan.seq_lens == std::vector<std::int64_t>{65536, 1048576});
+  REQUIRE(plan.reach->percentile_99 == 300.0);
+  REQUIRE(plan.between->bytes_per_second == 25e9);
+  REQUIRE(plan.between->hidden == 0.5);
+  REQUIRE(plan.layer.num_kv_heads == 4);
+  REQUIRE(plan.config.layout == LayoutKind::kContiguous);
+  REQUIRE(parse<PlanOptions>({"plan", "p", "--sweep", "--seq-len", "1", "--mechanism", "linear"}).worlds.back() ==
+          16384);
+  fails_with({"plan", "--world", "2", "--seq-len", "1K", "--mechanism", "softmax"}, "no profile");
+  fails_with({"plan", "p", "--seq-len", "1K", "--mechanism", "softmax"}, "no number of ranks");
+  fails_with({"plan", "p", "--world", "2", "--mechanism", "softmax"}, "no sequence length");
+  fails_with({"plan", "p", "--world", "2", "--seq-len", "1K"}, "no mechanism");
+  fails_with({"plan", "p", "--world", "2", "--seq-len", "1K", "--mechanism", "softmax", "--input", "a"},
+             "--input: unknown option");
+  fails_with({"plan", "p", "--world", "20000"}, "1 to 16384");
+  fails_with({"plan", "p", "--reach", "300,40"}, "--reach: found '300,40'");
+  fails_with({"plan", "p", "--link.inside", "3"}, "--link.inside: found '3'");
 }
 
 TEST_CASE("Help") {
   REQUIRE(contains(help_text({"--help"}).value(), "generate"));
   REQUIRE(contains(help_text({"--version"}).value(), RINGSCAN_VERSION));
-  for (const char* command : {"run", "verify", "generate", "inspect", "bench"}) {
+  for (const char* command : {"run", "verify", "generate", "inspect", "bench", "plan"}) {
     const std::string text = help_text({command, "--help"}).value();
     REQUIRE(contains(text, std::string("usage: ringscan ") + command));
     REQUIRE(contains(text, "--config"));

@@ -229,7 +229,7 @@ TEST_CASE("causal imbalance shows under the contiguous layout, and zigzag evens 
   CHECK(zigzag.shares.idle < 0.02);
   CHECK(contiguous.slowest_rank == 7);
   const Prediction::Shares& s = zigzag.shares;
-  CHECK(s.useful + s.small + s.sharing + s.exposed + s.finish + s.idle + s.files == Approx(1.0));
+  CHECK(s.useful + s.crowding + s.small + s.sharing + s.exposed + s.finish + s.idle + s.files == Approx(1.0));
   CHECK(zigzag.flops == Approx(4.0 * 64 * 2 * 65536.0 * 65537.0 / 2));
 }
 

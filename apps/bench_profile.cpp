@@ -1,0 +1,345 @@
+#include "apps/bench_profile.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <thread>
+
+#include "apps/bench_scaling.hpp"
+#include "apps/measurement.hpp"
+#include "comm/solo_transport.hpp"
+#include "core/stopwatch.hpp"
+#include "engine/kv_ring.hpp"
+#include "engine/memory_job.hpp"
+#include "engine/resident.hpp"
+#include "engine/run.hpp"
+#include "engine/simulate_ring.hpp"
+
+namespace ringscan {
+namespace {
+
+constexpr double kPollSeconds = 5e-5;
+constexpr double kLongHopSeconds = 0.02;
+
+/// Figures of one kind at one point; medians over the repetitions of the slowest rank's.
+struct PassFigures {
+  double compute = 0.0;
+  double rest = 0.0;  ///< of the whole, beside computing
+  AttendStats stats;
+};
+
+class ProfileBench {
+ public:
+  ProfileBench(Job& job, const BenchOptions& options) : job_(job), options_(options) {
+    RunContext context;
+    context.transport = &job.transport;
+    context.ranks_on_node = job.ranks_on_node;
+    context.rank_on_node = job.rank_on_node;
+    kernels_ = make_kernels(options.backend, context);
+    memory_bytes_ = memory_a_rank(job, *kernels_);
+    const bool is_cuda = kernels_->name() == "cuda";
+    const int processors = static_cast<int>(std::thread::hardware_concurrency());
+    profile_.backend = kernels_->name();
+    profile_.device = kernels_->device();
+    profile_.cores = is_cuda ? job.ranks_on_node : processors;
+    profile_.piece_keys = kernels_->piece_keys();
+    profile_.memory_bytes = static_cast<double>(memory_bytes_);
+    // More ranks than processors would measure how these are shared.
+    most_ = is_cuda ? job.transport.world_size() : std::min(job.transport.world_size(), processors);
+  }
+
+  CostProfile run() {
+    say("backend %s, %s; %d ranks at once\n\n%-16s %8s %8s %12s %12s %14s %12s %9s\n", profile_.backend.c_str(),
+        profile_.device.c_str(), most_, "mechanism", "head_dim", "at once", "us a call", "ns a row", "GFLOP/s",
+        "finish ns", "worst fit");
+    // GPUs do not slow each other down.
+    const bool is_shared = most_ > 1 && profile_.backend != "cuda";
+    for (const int at_once : is_shared ? std::vector<int>{1, most_} : std::vector<int>{most_}) {
+      const std::unique_ptr<Transport> part = job_.transport.first_ranks(at_once);
+      for (const std::string& mechanism : options_.mechanisms) {
+        for (const std::int64_t head_dim : options_.head_dims) measure_kernel(part.get(), at_once, mechanism, head_dim);
+      }
+      release_idle(job_.transport, at_once);
+    }
+    measure_links();
+    share_profile();
+    return profile_;
+  }
+
+ private:
+  template <typename... Arguments>
+  void say(const char* format, Arguments... arguments) const {
+    if (!job_.is_root()) return;
+    std::printf(format, arguments...);
+    std::fflush(stdout);
+  }
+
+  LayerShape layer_of(std::int64_t seq_len, int heads, int kv_heads, std::int64_t head_dim) const {
+    LayerShape layer;
+    layer.batch = 1;
+    layer.seq_len = seq_len;
+    layer.num_heads = heads;
+    layer.num_kv_heads = kv_heads;
+    layer.head_dim = layer.v_dim = head_dim;
+    layer.q_type = layer.kv_type = layer.o_type = options_.dtype;
+    return layer;
+  }
+
+  /// Every rank of `part` does the same for itself.
+  PassFigures measure_alone(Transport& part, const std::string& mechanism, const LayerShape& layer) {
+    SoloTransport solo;
+    const RunConfig config = study_config(mechanism, layer.num_heads, {});
+    MemoryJob job(config, layer, memory_bytes_, solo, *kernels_);
+    job.run();  // warm-up
+    std::vector<double> compute, rest;
+    PassFigures figures;
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      part.barrier();
+      const Stopwatch watch;
+      const RingPassResult result = job.run();
+      double times[] = {result.compute_seconds, watch.seconds() - result.compute_seconds};
+      part.all_reduce(std::span<double>(times), ReduceOp::kMax);
+      compute.push_back(times[0]);
+      rest.push_back(times[1]);
+      figures.stats = result.stats;
+    }
+    figures.compute = quartiles(compute).median;
+    figures.rest = quartiles(rest).median;
+    return figures;
+  }
+
+  /// Where a mechanism's pairs depend on scores, they are those that were computed.
+  KernelPoint point_of(const std::string& mechanism, const LayerShape& layer, const PassFigures& figures) const {
+    const auto heads = static_cast<double>(layer.num_heads);
+    const auto tokens = static_cast<double>(layer.seq_len);
+    if (mechanism == "linear") return {heads, heads * tokens, 0.0, figures.compute};
+    const Mechanism of = study_config(mechanism, 1, {}).assignments.front().mechanism;
+    const TokenRun all{0, layer.seq_len};
+    const KernelPoint work = work_of(band_of(of), reach_of(of, layer.seq_len), all, all, kernels_->piece_keys());
+    if (mechanism == "stick-breaking") {
+      return {work.calls, heads * tokens, static_cast<double>(figures.stats.pairs), figures.compute};
+    }
+    return {work.calls, heads * work.rows, heads * work.pairs, figures.compute};
+  }
+
+  void measure_kernel(Transport* part, int at_once, const std::string& mechanism, std::int64_t head_dim) {
+    if (part == nullptr) return;
+    // One kernel does both, with early exit and without: its cost is fitted to both.
+    std::vector<std::string> variants{mechanism};
+    if (mechanism == "stick-breaking") variants.push_back("stick-dense");
+    std::vector<KernelPoint> points, rests;
+    KernelCost cost;
+    cost.mechanism = mechanism;
+    cost.dtype = options_.dtype;
+    cost.head_dim = head_dim;
+    cost.at_once = at_once;
+    for (const std::string& variant : variants) {
+      for (const std::int64_t seq_len : options_.seq_lens) {
+        for (const int heads : options_.heads == 1 ? std::vector<int>{1} : std::vector<int>{1, options_.heads}) {
+          const LayerShape layer = layer_of(seq_len, heads, heads == 1 ? 1 : options_.kv_heads, head_dim);
+          const PassFigures figures = measure_alone(*part, variant, layer);
+          points.push_back(point_of(variant, layer, figures));
+          rests.push_back({1.0, static_cast<double>(heads * seq_len), 0.0, figures.rest});
+          if (variant == "stick-dense" && figures.stats.tiles_computed > 0) {
+            profile_.exit_tile =
+                std::max(16.0, 16.0 * std::round(std::sqrt(static_cast<double>(figures.stats.pairs) /
+                                                           static_cast<double>(figures.stats.tiles_computed)) /
+                                                 16.0));
+          }
+        }
+      }
+    }
+    KernelCost rest;
+    fit_kernel_cost(rests, rest);
+    fit_kernel_cost(points, cost);
+    cost.pass_seconds = rest.call_seconds;
+    cost.finish_row_seconds = rest.row_seconds;
+    if (mechanism == "linear") cost.state_row_seconds = measure_state(head_dim, cost);
+    const double rate = cost.pair_seconds > 0.0 ? 4e-9 * static_cast<double>(head_dim) / cost.pair_seconds : 0.0;
+    say("%-16s %8lld %8d %12.2f %12.2f %14.1f %12.2f %9.3f\n", mechanism.c_str(), static_cast<long long>(head_dim),
+        at_once, cost.call_seconds * 1e6, cost.row_seconds * 1e9, rate, cost.finish_row_seconds * 1e9, cost.worst_fit);
+    profile_.kernels.push_back(cost);
+  }
+
+  /// A token of a head summed up into a state: the pass without its output, as every rank but the last does it first.
+  double measure_state(std::int64_t head_dim, const KernelCost& cost) {
+    const std::int64_t tokens = *std::max_element(options_.seq_lens.begin(), options_.seq_lens.end());
+    const LayerShape layer = layer_of(tokens, 1, 1, head_dim);
+    const ShardPlan shard{0, SequenceLayout(LayoutKind::kContiguous, tokens, 1, 1), {0}, {0}, {}};
+    const RunConfig config = study_config("linear", 1, {});
+    const ShardInput input = make_synthetic_input(config, layer, shard, 0, nullptr);
+    const LinearKernels& linear = kernels_->linear();
+    const Resident k(input.k, linear.memory()), v(input.v, linear.memory()),
+        decay(input.linear.log_decay, linear.memory());
+    const HeadSlot slot{0, 0};
+    const int column = 0;
+    LinearTask task;
+    task.q = task.k = k.view();
+    task.v = v.view();
+    task.slots = {&slot, 1};
+    task.log_decay = decay.view();
+    task.decay_columns = {&column, 1};
+    const auto& params = std::get<LinearParams>(config.assignments.front().mechanism);
+    std::vector<double> times;
+    Heartbeat heartbeat;
+    for (int repeat = -1; repeat < options_.repeats; ++repeat) {
+      LinearState state;
+      linear.make(state, {1, 1, head_dim, head_dim, false}, nullptr);
+      const Stopwatch watch;
+      linear.advance(task, params, state, heartbeat);
+      if (repeat >= 0) times.push_back(watch.seconds());
+    }
+    return std::max(0.0, quartiles(times).median - cost.call_seconds) / static_cast<double>(tokens);
+  }
+
+  struct Hop {
+    double bytes = 0.0;
+    double pack = 0.0;  ///< buffers made, keys packed; the memory that keys arrive in touched for the first time
+    double warm = 0.0;
+  };
+
+  /// What a hop of the ring takes, as KvRing does it, over `part`.
+  Hop measure_hop(Transport& part, std::int64_t tokens, double* hidden) {
+    const int world = part.world_size();
+    const std::int64_t head_dim = options_.head_dims.front();
+    const LayerShape layer = layer_of(tokens * world, 1, 1, head_dim);
+    const ShardPlan shard{0, SequenceLayout(LayoutKind::kContiguous, tokens * world, world, 1), {0}, {0}, {}};
+    const ShardInput input = make_synthetic_input(study_config("softmax", 1, {}), layer, shard, part.rank(), nullptr);
+    const Resident k(input.k, kernels_->memory()), v(input.v, kernels_->memory());
+    const HeadSlot slot{0, 0};
+    RingStep step;
+    step.kv_rank = part.rank();
+    step.send_to = (part.rank() + 1) % world;
+    step.recv_from = step.next_kv_rank = (part.rank() + world - 1) % world;
+    std::vector<double> packs, warms, exposures;
+    Hop hop;
+    for (int repeat = -1; repeat < options_.repeats; ++repeat) {
+      part.barrier();
+      Stopwatch watch;
+      KvRing ring(shard.layout, {step}, part.rank(), k.view(), v.view(), {&slot, 1}, kernels_->memory(), nullptr);
+      hop.bytes = static_cast<double>(ring.message_bytes(part.rank()));
+      {
+        Buffer arriving(ring.message_bytes(part.rank()));
+        arriving.fill_zero();
+      }
+      const double pack = slowest(part, watch.seconds());
+      const auto move = [&] {
+        part.barrier();
+        watch.lap();
+        ring.start(step, part).wait();
+        ring.advance(step);
+        return slowest(part, watch.seconds());
+      };
+      move();  // into fresh memory
+      const double warm = move();
+      if (repeat < 0) continue;
+      packs.push_back(pack);
+      warms.push_back(warm);
+      if (hidden != nullptr)
+        exposures.push_back(slowest(part, exposed_beside_work(ring, step, part, 3.0 * warm)) / warm);
+    }
+    hop.pack = quartiles(packs).median;
+    hop.warm = quartiles(warms).median;
+    if (hidden != nullptr) *hidden = std::clamp(1.0 - quartiles(exposures).median, 0.0, 1.0);
+    return hop;
+  }
+
+  static double slowest(Transport& part, double seconds) { return part.RankGroup::all_reduce(seconds, ReduceOp::kMax); }
+
+  /// Seconds that a transfer takes from a rank that is busy meanwhile and lets it move on now and then, as kernels do.
+  static double exposed_beside_work(KvRing& ring, const RingStep& step, Transport& part, double work_seconds) {
+    part.barrier();
+    double exposed = 0.0;
+    Ticket moving = timed(exposed, [&] { return ring.start(step, part); });
+    const Stopwatch busy;
+    Stopwatch since;
+    bool is_done = false;
+    while (busy.seconds() < work_seconds) {
+      if (is_done || since.seconds() < kPollSeconds) continue;
+      timed(exposed, [&] { is_done = moving.poll(); });
+      since.lap();
+    }
+    timed(exposed, [&] {
+      moving.wait();
+      ring.advance(step);
+    });
+    return exposed;
+  }
+
+  LinkCost measure_link(Transport& part, bool is_inside) {
+    std::vector<KernelPoint> points;
+    LinkCost link;
+    constexpr std::int64_t kMostTokens = 32768;
+    for (std::int64_t tokens = 1; tokens <= kMostTokens; tokens *= 8) {
+      const Hop hop = measure_hop(part, tokens, &link.hidden);
+      points.push_back({1.0, hop.bytes, 0.0, hop.warm});
+      if (is_inside || job_.ranks_on_node == 1) profile_.pack_bytes_per_second = hop.bytes / hop.pack;
+      if (hop.warm > kLongHopSeconds) break;  // a slow link shows its rate early
+    }
+    KernelCost fit;
+    fit_kernel_cost(points, fit);
+    link.latency_seconds = fit.call_seconds;
+    link.bytes_per_second = 1.0 / std::max(fit.row_seconds, 1e-15);
+    say("link %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing; worst fit %.3f\n",
+        is_inside ? "inside a node" : "between nodes", link.latency_seconds * 1e6, link.bytes_per_second * 1e-9,
+        link.hidden * 100.0, fit.worst_fit);
+    return link;
+  }
+
+  /// Ranks lie node by node, so that the first ones share a node, and a ring of all leaves each node once.
+  void measure_links() {
+    say("\n");
+    const int near = std::min(job_.ranks_on_node, most_);
+    if (near > 1) {
+      const std::unique_ptr<Transport> part = job_.transport.first_ranks(near);
+      if (part) profile_.inside = measure_link(*part, true);
+      release_idle(job_.transport, near);
+    }
+    if (job_.transport.world_size() > job_.ranks_on_node) {
+      profile_.between = measure_link(job_.transport, false);
+      if (near == 1) profile_.inside = *profile_.between;
+    }
+  }
+
+  /// Some of it only the first ranks measured.
+  void share_profile() {
+    std::string text = to_json(profile_);
+    job_.transport.broadcast(text, 0);
+    profile_ = parse_cost_profile(text, "bench profile");
+  }
+
+  Job& job_;
+  const BenchOptions& options_;
+  std::unique_ptr<Kernels> kernels_;
+  std::size_t memory_bytes_ = 0;
+  int most_ = 1;
+  CostProfile profile_;
+};
+
+}  // namespace
+
+CostProfile bench_profile(Job& job, const BenchOptions& options) {
+  if (job.transport.world_size() < 2) {
+    throw bad_input("bench profile measures links too: want 2 ranks or more, as many as have a processor or GPU each");
+  }
+  CostProfile profile = ProfileBench(job, options).run();
+  if (options.file.empty()) return profile;
+  std::vector<double> read, written;
+  const std::int64_t tokens = *std::max_element(options.seq_lens.begin(), options.seq_lens.end());
+  for (int repeat = -1; repeat < options.repeats; ++repeat) {
+    const IoRates rates = measure_io(job.transport, job.access, options, tokens);
+    if (repeat < 0) continue;
+    read.push_back(rates.read);
+    written.push_back(rates.written);
+  }
+  profile.read_bytes_per_second = quartiles(read).median;
+  profile.write_bytes_per_second = quartiles(written).median;
+  if (job.is_root()) {
+    std::printf("files: read %.2f GB/s, written %.2f GB/s, all ranks together\n", profile.read_bytes_per_second * 1e-9,
+                profile.write_bytes_per_second * 1e-9);
+  }
+  return profile;
+}
+
+}  // namespace ringscan
