@@ -16,12 +16,11 @@ class CogWeights : public SoftmaxWeights<kLift_> {
 
   template <int kSize>
   __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&unseen)[2], float (&rescale)[2]) {
+    float bound[2];
+    find_bounds(s, scale_log2, bound);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float most = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kSize; i += 4) most = fmaxf(most, fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
-      const float shift = this->raise(r, quad_max(most) * scale_log2, rescale[r]) - kLift;
+      const float shift = this->raise(r, bound[r] * scale_log2, rescale[r]) - kLift;
       float sum[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) {
@@ -36,6 +35,40 @@ class CogWeights : public SoftmaxWeights<kLift_> {
       }
       const float of_unseen = static_cast<float>(unseen[r]) * exp2_approx(-shift);
       this->add(r, rescale[r], fmaxf(sum[0] + sum[1] - of_unseen, 0.0f));
+    }
+  }
+
+ private:
+  /// Up to this, in units of log2, a bound may stand in for the largest magnitude.
+  static constexpr float kMostInexact = 40.0f;
+
+  /// Of the rows' magnitudes in the quad: the largest, or where scores are small and weights need no lift, the largest
+  /// sum of two, which is less than twice that and takes a third of the time.
+  template <int kSize>
+  __device__ static void find_bounds(const float (&s)[kSize], float scale_log2, float (&bound)[2]) {
+    if constexpr (kLift == 0) {
+      int most[2] = {0, 0};  // bits of numbers that are not negative, which are ordered as these are
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+#pragma unroll
+        for (int i = 0; i < kSize; i += 8) {
+          const float near = fabsf(s[i + 2 * r]) + fabsf(s[i + 2 * r + 1]);
+          const float far = fabsf(s[i + 4 + 2 * r]) + fabsf(s[i + 4 + 2 * r + 1]);
+          most[r] = __vimax3_s32(most[r], __float_as_int(near), __float_as_int(far));
+        }
+        most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 1));
+        most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 2));
+        bound[r] = __int_as_float(most[r]);
+      }
+      const bool suffices = bound[0] * scale_log2 <= kMostInexact && bound[1] * scale_log2 <= kMostInexact;
+      if (__all_sync(0xFFFFFFFFu, suffices)) return;
+    }
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      bound[r] = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kSize; i += 4) bound[r] = fmaxf(bound[r], fmaxf(fabsf(s[i + 2 * r]), fabsf(s[i + 2 * r + 1])));
+      bound[r] = quad_max(bound[r]);
     }
   }
 };

@@ -26,12 +26,11 @@ class SoftmaxWeights {
   /// Scores become weights; out has to be multiplied by `rescale` before they are added.
   template <int kSize>
   __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&)[2], float (&rescale)[2]) {
+    float tile_max[2];
+    find_max(s, tile_max);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float tile_max = s[2 * r];
-#pragma unroll
-      for (int i = 0; i < kSize; i += 4) tile_max = fmaxf(tile_max, fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
-      const float shift = raise(r, quad_max(tile_max) * scale_log2, rescale[r]) - kLift;
+      const float shift = raise(r, tile_max[r] * scale_log2, rescale[r]) - kLift;
       float sum[2] = {0.0f, 0.0f};
 #pragma unroll
       for (int i = 0; i < kSize; i += 4) {
@@ -81,6 +80,34 @@ class SoftmaxWeights {
   }
 
  private:
+  /// The rows' largest scores in the quad; where all scores are negative, and the row's maximum is not, any of them.
+  /// Bits of positive numbers are ordered as the numbers are, and of three integers the chip finds the largest in one
+  /// instruction.
+  template <int kSize>
+  __device__ void find_max(const float (&s)[kSize], float (&tile_max)[2]) const {
+    int most[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      most[r] = __float_as_int(s[2 * r]);
+#pragma unroll
+      for (int i = 0; i < kSize; i += 4) {
+        most[r] = __vimax3_s32(most[r], __float_as_int(s[i + 2 * r]), __float_as_int(s[i + 2 * r + 1]));
+      }
+      most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 1));
+      most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 2));
+      tile_max[r] = __int_as_float(most[r]);
+    }
+    const bool unsure = (most[0] < 0 && !(max_[0] >= 0.0f)) || (most[1] < 0 && !(max_[1] >= 0.0f));
+    if (!__any_sync(0xFFFFFFFFu, unsure)) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      tile_max[r] = s[2 * r];
+#pragma unroll
+      for (int i = 0; i < kSize; i += 4) tile_max[r] = fmaxf(tile_max[r], fmaxf(s[i + 2 * r], s[i + 2 * r + 1]));
+      tile_max[r] = quad_max(tile_max[r]);
+    }
+  }
+
   float max_[2];
   float sum_[2];  ///< this lane's keys alone, until close()
 };

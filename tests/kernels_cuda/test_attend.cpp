@@ -123,7 +123,7 @@ TEST_CASE("scores of any size") {
   for_all([](Problem problem) {
     problem.head_dim = 128;
     problem.seq_len = 400;
-    for (const float shift : {-2000.0f, -200.0f, 200.0f, 2000.0f}) {
+    for (const float shift : {-2000.0f, -200.0f, -30.0f, 30.0f, 200.0f, 2000.0f}) {
       problem.score_shift = shift;
       expect_right(problem);
     }
