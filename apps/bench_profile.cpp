@@ -217,7 +217,7 @@ class ProfileBench {
     for (int repeat = -1; repeat < options_.repeats; ++repeat) {
       part.barrier();
       Stopwatch watch;
-      KvRing ring(shard.layout, {step}, part.rank(), k.view(), v.view(), {&slot, 1}, kernels_->memory(), nullptr);
+      KvRing ring(shard.layout, {step}, k.view(), v.view(), {&slot, 1}, kernels_->memory(), part, nullptr);
       hop.bytes = static_cast<double>(ring.message_bytes(part.rank()));
       {
         Buffer arriving(ring.message_bytes(part.rank()));
@@ -227,7 +227,7 @@ class ProfileBench {
       const auto move = [&] {
         part.barrier();
         watch.lap();
-        ring.start(step, part).wait();
+        ring.start(step).wait();
         ring.advance(step);
         return slowest(part, watch.seconds());
       };
@@ -251,7 +251,7 @@ class ProfileBench {
   static double exposed_beside_work(KvRing& ring, const RingStep& step, Transport& part, double work_seconds) {
     part.barrier();
     double exposed = 0.0;
-    Ticket moving = timed(exposed, [&] { return ring.start(step, part); });
+    Ticket moving = timed(exposed, [&] { return ring.start(step); });
     const Stopwatch busy;
     Stopwatch since;
     bool is_done = false;

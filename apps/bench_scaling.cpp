@@ -165,13 +165,16 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
   context.ranks_on_node = job.ranks_on_node;
   context.rank_on_node = job.rank_on_node;
   const auto kernels = make_kernels(options.backend, context);
+  const auto device_transport = make_device_transport(*kernels, context, RunConfig().hop_limit_seconds);
+  Transport& transport = device_transport ? *device_transport : job.transport;
   const std::size_t memory_bytes = memory_a_rank(job, *kernels);
   if (job.is_root()) {
     std::printf(
-        "backend %s, %s; %d processors on this node; %d repetitions, seconds of the slowest rank\n\n%-15s %5s %10s %9s "
+        "backend %s, %s; transport %s; %d processors on this node; %d repetitions, seconds of the slowest "
+        "rank\n\n%-15s %5s %10s %9s "
         "%19s %9s "
         "%9s %9s %10s %10s\n",
-        std::string(kernels->name()).c_str(), kernels->device().c_str(),
+        std::string(kernels->name()).c_str(), kernels->device().c_str(), std::string(transport.name()).c_str(),
         static_cast<int>(std::thread::hardware_concurrency()), options.repeats, "mechanism", "ranks", "seq_len",
         "median", "quartiles", "compute", "exposed", "finish", "sent MiB", "GFLOP/s");
     std::printf("%116s %10s\n", "a rank", "efficiency");
@@ -182,7 +185,7 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
       double base_seconds = 0.0;
       double base_rate = 0.0;
       for (const int ranks : options.worlds) {
-        const std::unique_ptr<Transport> part = job.transport.first_ranks(ranks);
+        const std::unique_ptr<Transport> part = transport.first_ranks(ranks);
         const Point point{variant, ranks, is_weak ? seq_len * ranks : seq_len};
         std::vector<Repetition> repetitions;
         try {

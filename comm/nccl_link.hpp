@@ -7,6 +7,7 @@
 #include <memory>
 #include <source_location>
 #include <string>
+#include <vector>
 
 #include "comm/nccl_transport.hpp"
 #include "core/stopwatch.hpp"
@@ -35,10 +36,12 @@ class Event {
 /// One transfer under way.
 struct Flight {
   Transfer transfer;
-  Event begin;  ///< this rank is ready for it
+  Event ready;  ///< the work before it is done
+  Event begin;  ///< and the transfers before it
   Event end;    ///< recorded once NCCL has put the transfer on the stream
   bool has_begun = false;
   bool is_launched = false;
+  bool is_ordered = false;  ///< work waits for it on the device
   bool is_done = false;
   Stopwatch since_begin;
 };
@@ -55,16 +58,26 @@ class Link {
   Link& operator=(const Link&) = delete;
 
   /// Waits until NCCL has put the last transfer on the stream (which its peers' coming to it may take, the first time
-  /// they meet), not until that is done. @pre a side with a rank has bytes.
+  /// they meet), and until those are done that work waits for on the device. @pre a side with a rank has bytes.
   std::shared_ptr<Flight> start(const Transfer& transfer);
   /// True once it is done. @throws Error(kFailure) where it, or any rank, has failed; the communicator has ended then.
   bool poll(Flight& flight);
+  /// Work that is queued behind this begins once the transfer is done.
+  void order(Flight& flight);
   /// Ends the communicator, so that no transfer touches its buffers from now on. @throws nothing.
   void end(const std::string& reason) noexcept;
 
   double hop_seconds() const { return hop_seconds_; }
+  /// Of the work stream standing still at order(), since the last call; waits for it.
+  double take_queue_seconds();
 
  private:
+  /// The work stream at an order(), before and behind its wait.
+  struct Pause {
+    Event from;
+    Event to;
+  };
+
   void set_device();
   void await_state(const char* what);
   bool is_settled();
@@ -73,6 +86,7 @@ class Link {
   [[noreturn]] void fail(const std::string& reason);
   void launch(Flight& flight);
   void finish_launch();
+  void await_launch();
   void require_in_time(const Flight& flight);
 
   Transport& control_;
@@ -81,6 +95,8 @@ class Link {
   ncclComm_t communicator_ = nullptr;
   std::string end_reason_;             // not empty: the communicator has ended
   std::shared_ptr<Flight> launching_;  // the last one started, until it is on the stream
+  std::vector<std::shared_ptr<Flight>> open_;
+  std::vector<std::unique_ptr<Pause>> pauses_;
   double hop_seconds_ = 0;
 };
 

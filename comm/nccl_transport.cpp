@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "comm/nccl_link.hpp"
+#include "comm/traced_transport.hpp"
 #include "core/error.hpp"
 
 namespace ringscan {
@@ -23,6 +24,8 @@ class NcclTransfer final : public Ticket::Impl {
   void wait() override {
     while (!poll()) std::this_thread::yield();
   }
+
+  void order() override { link_->order(*flight_); }
 
   void abandon() override {
     if (!flight_->is_done) link_->end("NCCL: this rank has failed");
@@ -85,8 +88,16 @@ class NcclTransportImpl final : public NcclTransport {
         (sides.to_rank == rank() && sides.send.size() != sides.receive.size())) {
       throw failure("NCCL: a rank sends to itself and receives from itself in one transfer, equal bytes");
     }
-    return Ticket(std::make_unique<NcclTransfer>(link_, link_->start(sides)));
+    const std::int64_t begin_ns = Trace::now_ns();
+    Ticket ticket(std::make_unique<NcclTransfer>(link_, link_->start(sides)));
+    Trace* const trace = Trace::of_this_thread();
+    return trace == nullptr ? std::move(ticket) : trace_transfer(std::move(ticket), sides, begin_ns, *trace);
   }
+
+  bool carries(const MemorySpace& space) const override {
+    return space.is_host() || (options_.work_stream != nullptr && space.work_queue() == options_.work_stream);
+  }
+  double take_queue_seconds() override { return link_->take_queue_seconds(); }
 
   double hop_seconds() const override { return link_->hop_seconds(); }
 

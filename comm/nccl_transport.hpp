@@ -29,7 +29,7 @@ struct NcclOptions {
 class NcclTransport : public Transport {
  public:
   /// Seconds of the device's clock that the transfers done so far took, both sides together, from the moment this rank
-  /// was ready for each. What of them computing did not hide is the engine's to measure.
+  /// was ready for each. What of them computing did not hide is take_queue_seconds().
   virtual double hop_seconds() const = 0;
 };
 

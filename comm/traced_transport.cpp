@@ -31,6 +31,9 @@ class TracedTransfer final : public Ticket::Impl {
     note_done();
   }
 
+  // On a device the queue waits, not the rank.
+  void order() override { inner_.order(); }
+
   // The inner ticket, too, sees that an exception unwinds, and gives up.
   void abandon() override { inner_ = Ticket(); }
 
@@ -71,6 +74,10 @@ class TracedSum final : public PendingSum {
 
 }  // namespace
 
+Ticket trace_transfer(Ticket inner, const Transfer& transfer, std::int64_t begin_ns, Trace& trace) {
+  return Ticket(std::make_unique<TracedTransfer>(std::move(inner), transfer, begin_ns, trace));
+}
+
 void TracedTransport::barrier() {
   const TraceSpan span(SpanKind::kWait, "for all ranks");
   inner_.barrier();
@@ -95,7 +102,7 @@ Ticket TracedTransport::exchange(const Transfer& transfer) {
   const std::int64_t begin_ns = Trace::now_ns();
   Ticket inner = inner_.exchange(transfer);
   sent_bytes_ += transfer.send.size();
-  return Ticket(std::make_unique<TracedTransfer>(std::move(inner), transfer, begin_ns, trace_));
+  return trace_transfer(std::move(inner), transfer, begin_ns, trace_);
 }
 
 std::unique_ptr<PendingSum> TracedTransport::start_sum(std::int64_t value) {

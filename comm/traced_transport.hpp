@@ -6,6 +6,9 @@
 
 namespace ringscan {
 
+/// The ticket of a transfer that began at `begin_ns` and becomes spans of `trace`, which must outlive it.
+Ticket trace_transfer(Ticket inner, const Transfer& transfer, std::int64_t begin_ns, Trace& trace);
+
 /// Passes every call on. Each side of a transfer becomes a span, from its start to the moment this rank learnt that
 /// both sides are done; blocking calls become spans of waiting. Duplicates and parts of the ranks are not traced.
 class TracedTransport final : public Transport {
@@ -26,6 +29,8 @@ class TracedTransport final : public Transport {
   [[nodiscard]] std::unique_ptr<PendingSum> start_sum(std::int64_t value) override;
   std::unique_ptr<Transport> duplicate() override { return inner_.duplicate(); }
   std::unique_ptr<Transport> first_ranks(int count) override { return inner_.first_ranks(count); }
+  double take_queue_seconds() override { return inner_.take_queue_seconds(); }
+  bool carries(const MemorySpace& space) const override { return inner_.carries(space); }
   bool supports_threads() const override { return inner_.supports_threads(); }
   void announce_failure() override { inner_.announce_failure(); }
 

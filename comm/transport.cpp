@@ -30,4 +30,8 @@ void Ticket::wait() {
   impl_.reset();
 }
 
+void Ticket::order() {
+  if (impl_ != nullptr) impl_->order();
+}
+
 }  // namespace ringscan

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/memory_space.hpp"
 #include "core/rank_group.hpp"
 
 namespace ringscan {
@@ -31,6 +32,8 @@ class Ticket {
     /// Moves the transfer on without blocking; true once both sides are done.
     virtual bool poll() = 0;
     virtual void wait() = 0;
+    /// See Ticket::order().
+    virtual void order() { wait(); }
     /// Lets go of the buffers without waiting for peers that may never come: this rank has failed, and takes the job
     /// with it.
     virtual void abandon() { wait(); }
@@ -46,6 +49,10 @@ class Ticket {
   bool poll() { return impl_ == nullptr || impl_->poll(); }
   /// @throws Error(kFailure) where a rank has failed.
   void wait();
+  /// What is given to the memory's work_queue() from now on begins once the transfer is done. The host waits here only
+  /// where the transport cannot leave that to the device; else the buffers stay in use, and a failure unseen, until
+  /// poll() or wait() tell of it. @throws Error(kFailure) where a rank has failed.
+  void order();
 
  private:
   std::unique_ptr<Impl> impl_;
@@ -74,6 +81,12 @@ class Transport : public RankGroup {
   /// A group of the first `count` ranks, numbered as here; null on the others, which take no part in what it does.
   /// Collective over all of this. @pre 1 <= count <= world_size(), the same on all ranks.
   virtual std::unique_ptr<Transport> first_ranks(int count) = 0;
+
+  /// How long work queues have stood still at order(), by the device's clock, since the last call. Waits for the queue.
+  virtual double take_queue_seconds() { return 0.0; }
+
+  /// True where exchange() takes this space's memory, both sides of a Transfer in one space.
+  virtual bool carries(const MemorySpace& space) const { return space.is_host(); }
 
   /// True where a second thread may use a duplicate() of this while the first uses this.
   virtual bool supports_threads() const = 0;

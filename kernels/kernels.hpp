@@ -72,12 +72,14 @@ struct PartialShape {
 /// fp32 accumulators of a run of queries over the keys met so far, in the backend's own arrangement: opaque but to it.
 struct LseBlock {
   PartialShape shape;
+  bool is_identity = false;  ///< the buffers are unwritten yet, where a backend leaves that to the first attend()
   Buffer out;
   Buffer max;
   Buffer sum;
 };
 struct StickBlock {
   PartialShape shape;
+  bool is_identity = false;  ///< as of an LseBlock
   Buffer out;
   Buffer log2_stick;
   Buffer done;  ///< one flag a tile: nothing further can change it
@@ -136,6 +138,9 @@ class Kernels {
 
   /// Where all views lie that tasks name (o and the statistics too), and blocks; lists and slots are always the host's.
   virtual MemorySpace& memory() const { return host_memory(); }
+  /// True where no result depends on the places of keys that every row of a task sees: such keys may be given together
+  /// with nearer ones that they do not adjoin, as if they did. Else sums follow a global grid of key blocks.
+  virtual bool takes_gaps() const { return false; }
   /// Keys that an attend() should be given at a time, so that progress shows; a multiple of every key block.
   virtual std::int64_t piece_keys() const { return 8192; }
 
@@ -158,6 +163,11 @@ class Kernels {
                              Heartbeat& heartbeat) = 0;
   virtual AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                              Heartbeat& heartbeat) = 0;
+
+  /// Functions may return before their work is through, on a device: it is done in the order of the calls, before
+  /// anything that comes behind it in memory().work_queue(). Waits for all of it, moves the heartbeat on meanwhile, and
+  /// returns what the attend()s since the last call did and have not told.
+  virtual AttendStats settle(Heartbeat&) { return {}; }
 
   /// A search for the `keys_kept` (one a query row, at most as many as it sees) largest scores of each row. The keys of
   /// `sample`, which any row may see, only say where to look first: no result depends on them.

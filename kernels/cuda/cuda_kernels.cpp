@@ -1,8 +1,11 @@
 // The CUDA backend: blocks in device memory, each task to the Hopper kernels where they can take it, else to the
-// portable ones. Functions return when their work is through, and move the heartbeat on meanwhile.
+// portable ones. attend(), join() and finish() return once their work is on the stream; what an attend() did is counted
+// on the device and read at settle(). The search waits.
 
 #include <algorithm>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/error.hpp"
 #include "kernels/cuda/attend.hpp"
@@ -26,13 +29,14 @@ int compute_capability_major(int device) {
   return major;
 }
 
-DevicePartial partial_of(const LseBlock& block) {
+/// As it is: at the identity unwritten.
+DevicePartial unwritten_partial_of(const LseBlock& block) {
   // The launches write what the block owns; only finish() and join() see it as const, and they read.
   const auto floats = [](const Buffer& buffer) { return const_cast<float*>(buffer.as<float>()); };
   return {block.shape, floats(block.out), floats(block.max), floats(block.sum)};
 }
 
-DevicePartial partial_of(const StickBlock& block) {
+DevicePartial unwritten_partial_of(const StickBlock& block) {
   const auto floats = [](const Buffer& buffer) { return const_cast<float*>(buffer.as<float>()); };
   return {block.shape, floats(block.out), floats(block.log2_stick), nullptr};
 }
@@ -75,6 +79,7 @@ class CudaKernels final : public Kernels {
         std::string(properties.name) + ", sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
     workspace_ = Buffer(static_cast<std::size_t>(kWorkspaceBytes), nullptr, memory_);
     workspace_.fill_zero();
+    counters_ = Buffer(static_cast<std::size_t>(kWorkspaceBytes) * kMostUntold, nullptr, memory_);
   }
   ~CudaKernels() override { cudaStreamSynchronize(stream_.get()); }
 
@@ -82,13 +87,14 @@ class CudaKernels final : public Kernels {
   std::string device() const override { return device_; }
   MemorySpace& memory() const override { return memory_; }
   std::int64_t piece_keys() const override { return std::int64_t{1} << 40; }
+  bool takes_gaps() const override { return true; }
 
   void make(LseBlock& block, const PartialShape& shape, MemoryLedger*) const override {
     block.shape = shape;
     block.out = Buffer(out_bytes(shape), nullptr, memory_);
     block.max = Buffer(row_bytes(shape), nullptr, memory_);
     block.sum = Buffer(row_bytes(shape), nullptr, memory_);
-    if (rows_of(shape) > 0) portable::reset_softmax(partial_of(block), stream_.get());
+    block.is_identity = true;
   }
   void make(StickBlock& block, const PartialShape& shape, MemoryLedger*) const override {
     block.shape = shape;
@@ -96,7 +102,7 @@ class CudaKernels final : public Kernels {
     block.log2_stick = Buffer(row_bytes(shape), nullptr, memory_);
     block.done = Buffer(sizeof(std::uint32_t), nullptr, memory_);  // open rows; before any key not 0
     check(cudaMemsetAsync(block.done.data(), 0xff, block.done.size_bytes(), stream_.get()));
-    if (rows_of(shape) > 0) portable::reset_stick_breaking(partial_of(block), stream_.get());
+    block.is_identity = true;
   }
   void make(TopkBlock& block, const PartialShape& shape, MemoryLedger*) const override {
     block.shape = shape;
@@ -161,10 +167,9 @@ class CudaKernels final : public Kernels {
   }
   void join(StickBlock& near, const StickBlock& far) const override {
     if (rows_of(near.shape) == 0) return;
-    // A stick that was used up in either part is used up.
-    const std::uint32_t open = std::min(open_rows(near), open_rows(far));
     portable::join_stick_breaking(partial_of(near), partial_of(far), stream_.get());
-    memory_.copy_in(near.done.data(), &open, sizeof open);
+    // A stick that was used up in either part is used up.
+    portable::keep_fewer(near.done.as<std::uint32_t>(), far.done.as<std::uint32_t>(), stream_.get());
   }
 
   void finish(const FinishTask& task, const SoftmaxParams&, const LseBlock& block) const override {
@@ -175,7 +180,12 @@ class CudaKernels final : public Kernels {
   }
   void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {
     if (rows_of(block.shape) > 0) portable::finish_stick_breaking(task, params, partial_of(block), stream_.get());
-    stream_.wait();
+  }
+
+  AttendStats settle(Heartbeat& heartbeat) override {
+    stream_.wait(heartbeat);
+    told_ += read_counters();
+    return std::exchange(told_, {});
   }
 
   const LinearKernels& linear() const override { return *linear_; }
@@ -183,6 +193,23 @@ class CudaKernels final : public Kernels {
  private:
   static bool is_empty(const AttendTask& task) {
     return task.query_run.empty() || task.key_run.empty() || task.slots.empty() || task.q.shape[0] == 0;
+  }
+
+  /// Written: the identity where no key has come yet.
+  DevicePartial partial_of(const LseBlock& block) const {
+    const DevicePartial partial = unwritten_partial_of(block);
+    if (take_identity(block) && rows_of(block.shape) > 0) portable::reset_softmax(partial, stream_.get());
+    return partial;
+  }
+  DevicePartial partial_of(const StickBlock& block) const {
+    const DevicePartial partial = unwritten_partial_of(block);
+    if (take_identity(block) && rows_of(block.shape) > 0) portable::reset_stick_breaking(partial, stream_.get());
+    return partial;
+  }
+  /// True the first time: then the buffers are to be written.
+  template <typename Block>
+  static bool take_identity(const Block& block) {
+    return std::exchange(const_cast<Block&>(block).is_identity, false);
   }
 
   /// What the kernels of attend.hpp ask for.
@@ -200,12 +227,14 @@ class CudaKernels final : public Kernels {
     return buffer;
   }
 
-  DeviceAttend launch_of(const AttendTask& task, const DevicePartial& partial) const {
+  /// A launch with counters of its own, which stats_of() is to be called for.
+  DeviceAttend launch_of(const AttendTask& task, const DevicePartial& partial) {
+    if (std::ssize(untold_) == kMostUntold) told_ += read_counters();
     DeviceAttend launch;
     launch.task = task;
     launch.partial = partial;
-    launch.starts = false;  // make() has set the identity
-    launch.workspace = const_cast<std::uint32_t*>(workspace_.as<std::uint32_t>());
+    launch.starts = false;
+    launch.workspace = counters_.as<std::uint32_t>() + 2 * untold_.size();
     return launch;
   }
 
@@ -224,7 +253,8 @@ class CudaKernels final : public Kernels {
   AttendStats attend_dense(const AttendTask& task, const Params& params, LseBlock& block, Heartbeat& heartbeat,
                            bool by_hopper) {
     if (is_empty(task)) return {};
-    DeviceAttend launch = launch_of(task, partial_of(block));
+    DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
+    launch.starts = take_identity(block);
     const Buffer deltas = on_device(task.max_deltas);
     launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
     if (by_hopper) {
@@ -241,7 +271,6 @@ class CudaKernels final : public Kernels {
       const DevicePartial all = wants_mass ? partial_of(*task.all) : DevicePartial{};
       portable::finish_softmax(task, partial_of(block), wants_mass ? &all : nullptr, stream_.get());
     }
-    stream_.wait();
   }
 
   std::uint32_t open_rows(const StickBlock& block) const {
@@ -250,31 +279,52 @@ class CudaKernels final : public Kernels {
     return open;
   }
 
-  /// Waits. Pairs are those visible, or with `exits_early` at most those of the tiles computed.
+  /// What a launch still has to tell: its tiles are counted on the device.
+  struct Untold {
+    std::int64_t visible_pairs = 0;
+    std::int64_t visible_tiles = 0;
+    std::int64_t tile_pairs = 0;
+    bool exits_early = false;
+  };
+
+  /// Nothing yet: settle() tells. Pairs are those visible, or with `exits_early` at most those of the tiles computed.
   AttendStats stats_of(const AttendTask& task, std::int64_t rows_a_tile, std::int64_t keys_a_tile, bool exits_early,
-                       Heartbeat& heartbeat) const {
-    stream_.wait(heartbeat);
-    std::uint32_t words[2] = {};
-    memory_.copy_out(words, workspace_.data(), sizeof words);
+                       Heartbeat&) {
     const std::int64_t streams = task.q.shape[0] * static_cast<std::int64_t>(task.slots.size());
-    AttendStats stats;
-    stats.pairs = visible_pairs(task) * streams;
-    stats.tiles_computed = words[1];
-    if (exits_early) {
-      stats.pairs = std::min(stats.pairs, stats.tiles_computed * rows_a_tile * keys_a_tile);
-      stats.tiles_skipped =
-          std::max<std::int64_t>(0, visible_tiles(task, rows_a_tile, keys_a_tile) * streams - stats.tiles_computed);
+    Untold untold{visible_pairs(task) * streams, 0, rows_a_tile * keys_a_tile, exits_early};
+    if (exits_early) untold.visible_tiles = visible_tiles(task, rows_a_tile, keys_a_tile) * streams;
+    untold_.push_back(untold);
+    return {};
+  }
+
+  /// Waits for the launches since the last time.
+  AttendStats read_counters() {
+    std::vector<std::uint32_t> words(2 * untold_.size());
+    if (!words.empty()) memory_.copy_out(words.data(), counters_.data(), words.size() * sizeof(std::uint32_t));
+    AttendStats sum;
+    for (std::size_t i = 0; i < untold_.size(); ++i) {
+      const Untold& untold = untold_[i];
+      AttendStats stats{untold.visible_pairs, words[2 * i + 1], 0};
+      if (untold.exits_early) {
+        stats.pairs = std::min(stats.pairs, stats.tiles_computed * untold.tile_pairs);
+        stats.tiles_skipped = std::max<std::int64_t>(0, untold.visible_tiles - stats.tiles_computed);
+      }
+      sum += stats;
     }
-    return stats;
+    untold_.clear();
+    return sum;
   }
 
   static std::int64_t visible_pairs(const AttendTask& task) {
     if (task.max_deltas.empty()) return count_pairs(task.band, task.query_run, task.key_run);
+    // Beside the launch that it counts; a row takes a few instructions.
     std::int64_t pairs = 0;
     for (std::size_t row = 0; row < task.max_deltas.size(); ++row) {
       const std::int64_t query = task.query_run.begin + static_cast<std::int64_t>(row);
-      const Band band{task.band.min_delta, std::min(task.band.max_delta, task.max_deltas[row])};
-      pairs += count_pairs(band, {query, query + 1}, task.key_run);
+      const std::int64_t max_delta = std::min(task.band.max_delta, task.max_deltas[row]);
+      const std::int64_t first = std::max(task.key_run.begin, query - max_delta);
+      const std::int64_t last = std::min(task.key_run.end - 1, query - task.band.min_delta);
+      pairs += std::max<std::int64_t>(0, last - first + 1);
     }
     return pairs;
   }
@@ -285,12 +335,17 @@ class CudaKernels final : public Kernels {
   std::unique_ptr<LinearKernels> linear_;
   std::string device_;
   Buffer workspace_;
+  static constexpr int kMostUntold = 256;
+  Buffer counters_;  // kMostUntold workspaces
+  std::vector<Untold> untold_;
+  AttendStats told_;
 };
 
 AttendStats CudaKernels::attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                                 Heartbeat& heartbeat) {
   if (is_empty(task)) return {};
-  const DeviceAttend launch = launch_of(task, partial_of(block));
+  DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
+  launch.starts = take_identity(block);
   const bool by_hopper = takes_hopper(task);
   if (by_hopper) {
     cuda::attend(launch, params, stream_.get());
@@ -298,7 +353,7 @@ AttendStats CudaKernels::attend(const AttendTask& task, const StickBreakingParam
     portable::attend(launch, params, stream_.get());
   }
   if (params.epsilon > 0.0) {
-    portable::count_open_rows(partial_of(block), params.epsilon, block.done.as<std::uint32_t>(), stream_.get());
+    portable::count_open_rows(launch.partial, params.epsilon, block.done.as<std::uint32_t>(), stream_.get());
   }
   const std::int64_t rows_a_tile = by_hopper ? query_tile(task.q.shape[3]) : portable::kQueryTile;
   const std::int64_t keys_a_tile = by_hopper ? key_tile(task.q.shape[3]) : portable::kKeyTile;

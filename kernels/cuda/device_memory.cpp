@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "core/stopwatch.hpp"
 #include "core/units.hpp"
 #include "kernels/cuda/check.hpp"
 
@@ -15,6 +16,8 @@ namespace ringscan::cuda {
 namespace {
 
 constexpr std::size_t kStagingBytes = std::size_t{16} << 20;
+/// A pass may take a few milliseconds, and sleeping overshoots by most of a tenth: shorter waits spin.
+constexpr double kSpinSeconds = 0.02;
 
 }  // namespace
 
@@ -31,10 +34,15 @@ void Stream::wait() const {
 }
 
 void Stream::wait(Heartbeat& heartbeat) const {
+  const Stopwatch waited;
   cudaError_t status = cudaErrorNotReady;
   while ((status = cudaStreamQuery(stream_)) == cudaErrorNotReady) {
     heartbeat.beat();
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    if (waited.seconds() < kSpinSeconds) {
+      std::this_thread::yield();
+    } else {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
   }
   check(status);
 }
@@ -89,7 +97,6 @@ void DeviceMemory::copy_in(void* to, const void* from_host, std::size_t bytes) {
     check(cudaMemcpyAsync(target + at, staging.data, count, cudaMemcpyHostToDevice, stream_));
     check(cudaEventRecord(staging.done, stream_));
   }
-  check(cudaStreamSynchronize(stream_));
 }
 
 void DeviceMemory::copy_out(void* to_host, const void* from, std::size_t bytes) {
@@ -113,6 +120,12 @@ void DeviceMemory::copy_out(void* to_host, const void* from, std::size_t bytes) 
 
 void DeviceMemory::fill_zero(void* data, std::size_t bytes) {
   check(cudaMemsetAsync(data, 0, bytes, stream_));
+}
+
+void DeviceMemory::copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                             std::size_t row_bytes, std::size_t rows) {
+  if (row_bytes == 0 || rows == 0) return;
+  check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToDevice, stream_));
 }
 
 std::size_t DeviceMemory::free_bytes() const {

@@ -44,6 +44,8 @@ void count_open_rows(const DevicePartial& partial, double epsilon, std::uint32_t
 /// `near` becomes the join of both; the same queries, adjoining keys. @pre equal shapes.
 void join_softmax(const DevicePartial& near, const DevicePartial& far, cudaStream_t stream);  ///< cog and top-k, too
 void join_stick_breaking(const DevicePartial& near, const DevicePartial& far, cudaStream_t stream);
+/// *near becomes the smaller of both.
+void keep_fewer(std::uint32_t* near, const std::uint32_t* far, cudaStream_t stream);
 
 /// Rounds once and writes task.o (float32, bfloat16 or float16), statistic and, where task.kept_mass is wanted, the
 /// share of `all` (task.all is not read; nullptr where kept_mass is not wanted) that the rows' keys have. Softmax, cog

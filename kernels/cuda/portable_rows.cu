@@ -79,6 +79,10 @@ __global__ void count_open_kernel(Rows rows, float log2_epsilon, std::uint32_t* 
   if (threadIdx.x % 32 == 0 && mine > 0) atomicAdd(open, mine);
 }
 
+__global__ void keep_fewer_kernel(std::uint32_t* near, const std::uint32_t* far) {
+  *near = min(*near, *far);
+}
+
 /// [batch, rows, heads, ...] of what finish reads and writes.
 struct FinishParams {
   Rows block;
@@ -213,6 +217,11 @@ void count_open_rows(const DevicePartial& partial, double epsilon, std::uint32_t
   const float log2_epsilon = epsilon > 0.0 ? static_cast<float>(std::log2(epsilon)) : -INFINITY;
   check(cudaMemsetAsync(open, 0, sizeof *open, stream));
   launch_rows(count_open_kernel, rows.count, stream, rows, log2_epsilon, open);
+}
+
+void keep_fewer(std::uint32_t* near, const std::uint32_t* far, cudaStream_t stream) {
+  keep_fewer_kernel<<<1, 1, 0, stream>>>(near, far);
+  check(cudaGetLastError());
 }
 
 void join_softmax(const DevicePartial& near, const DevicePartial& far, cudaStream_t stream) {

@@ -44,6 +44,13 @@ class HostMemory final : public MemorySpace {
   void fill_zero(void* data, std::size_t bytes) override {
     if (bytes > 0) std::memset(data, 0, bytes);
   }
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
+                 std::size_t rows) override {
+    auto* target = static_cast<std::byte*>(to);
+    const auto* source = static_cast<const std::byte*>(from);
+    for (std::size_t row = 0; row < rows; ++row)
+      copy_out(target + row * to_pitch, source + row * from_pitch, row_bytes);
+  }
   std::size_t free_bytes() const override { return std::numeric_limits<std::size_t>::max(); }
 };
 

@@ -20,6 +20,13 @@ class MemorySpace {
   virtual void copy_in(void* to, const void* from_host, std::size_t bytes) = 0;
   virtual void copy_out(void* to_host, const void* from, std::size_t bytes) = 0;
   virtual void fill_zero(void* data, std::size_t bytes) = 0;
+  /// Within the space: `rows` pieces of `row_bytes` each, whose begins are `to_pitch` and `from_pitch` bytes apart.
+  virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                         std::size_t row_bytes, std::size_t rows) = 0;
+
+  /// Where work on the space's memory stands in line, this space's fill_zero() and copy_rows() with it (on a GPU a
+  /// stream): what a transport that carries this memory has to follow. Null: all is done when a call returns.
+  virtual void* work_queue() const { return nullptr; }
 
   /// What may still be allocated; of the host this is not asked.
   virtual std::size_t free_bytes() const = 0;

@@ -20,27 +20,42 @@ NarrowedHeads narrow_to(std::span<const HeadSlot> slots) {
   return narrowed;
 }
 
-KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
-               std::span<const HeadSlot> slots, MemorySpace& space, MemoryLedger* ledger)
+KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
+               std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger)
     : layout_(&layout),
-      rank_(rank),
+      rank_(transport.rank()),
       own_k_(k),
       own_v_(v),
       own_slots_(slots),
       travelling_(narrow_to(slots)),
-      space_(&space) {
+      space_(&space),
+      transport_(&transport),
+      is_direct_(transport.carries(space)) {
   std::size_t most = 0;
   bool sends_own = false;
   for (const RingStep& step : schedule) {
     if (step.send_to >= 0) most = std::max(most, message_bytes(step.kv_rank));
     if (step.recv_from >= 0) most = std::max(most, message_bytes(step.next_kv_rank));
-    sends_own |= step.send_to >= 0 && step.kv_rank == rank;
+    sends_own |= step.send_to >= 0 && step.kv_rank == rank_;
   }
   if (most == 0) return;
-  current_ = Buffer(most, ledger);
-  next_ = Buffer(most, ledger);
-  if (!space.is_host()) arrived_ = Buffer(most, nullptr, space);
-  if (sends_own) pack_own();
+  MemorySpace& buffers = is_direct_ ? space : host_memory();
+  MemoryLedger* const counted = buffers.is_host() ? ledger : nullptr;
+  current_ = Buffer(most, counted, buffers);
+  next_ = Buffer(most, counted, buffers);
+  if (!is_direct_) arrived_ = Buffer(most, nullptr, space);
+  has_own_ = sends_own && !lies_as_it_travels();
+  if (has_own_) pack_own();
+}
+
+bool KvRing::lies_as_it_travels() const {
+  if (!is_direct_ || space_->is_host()) return false;
+  const auto is_whole = [&](const AnyView& own) {
+    return own.shape[2] == std::ssize(travelling_.kv_heads) && own.strides == dense_strides(own.shape);
+  };
+  const auto k_bytes = static_cast<std::size_t>(element_count(own_k_.shape)) * size_of(own_k_.type);
+  const bool adjoin = own_v_.shape[3] == 0 || static_cast<const std::byte*>(own_k_.data) + k_bytes == own_v_.data;
+  return is_whole(own_k_) && (own_v_.shape[3] == 0 || is_whole(own_v_)) && adjoin;
 }
 
 Shape4 KvRing::travelling_shape(const AnyView& own, int kv_rank) const {
@@ -54,10 +69,30 @@ std::size_t KvRing::message_bytes(int kv_rank) const {
          size_of(own_k_.type);
 }
 
+/// Where the views lie: runs of neighbouring heads at a time.
+void KvRing::pack_there(const AnyView& own, std::byte* target) {
+  const std::vector<int>& heads = travelling_.kv_heads;
+  const auto row_bytes = static_cast<std::size_t>(own.shape[3]) * size_of(own.type);
+  const auto from_pitch = static_cast<std::size_t>(own.strides[1]) * size_of(own.type);
+  const auto tokens = static_cast<std::size_t>(own.shape[1]);
+  for (std::int64_t batch = 0; batch < own.shape[0]; ++batch, target += tokens * heads.size() * row_bytes) {
+    for (std::size_t first = 0, last = 0; first < heads.size(); first = last) {
+      for (last = first + 1; last < heads.size() && heads[last] == heads[last - 1] + 1;) ++last;
+      space_->copy_rows(target + first * row_bytes, heads.size() * row_bytes, own.row(batch, 0, heads[first]),
+                        from_pitch, (last - first) * row_bytes, tokens);
+    }
+  }
+}
+
 void KvRing::pack_own() {
   std::byte* target = current_.bytes().data();
   for (const AnyView* resident : {&own_k_, &own_v_}) {
-    if (resident->shape[3] == 0) continue;  // keys alone
+    if (resident->shape[3] == 0 || resident->shape[1] == 0) continue;  // keys alone, or none
+    if (is_direct_ && !space_->is_host()) {
+      pack_there(*resident, target);
+      target += static_cast<std::size_t>(element_count(travelling_shape(*resident, rank_))) * size_of(resident->type);
+      continue;
+    }
     const HostCopy copy(*resident, *space_);
     const AnyView* const own = &copy.view();
     const auto row_bytes = static_cast<std::size_t>(own->shape[3]) * size_of(own->type);
@@ -72,23 +107,29 @@ void KvRing::pack_own() {
   }
 }
 
-Ticket KvRing::start(const RingStep& step, Transport& transport) {
+std::span<const std::byte> KvRing::sent(const RingStep& step) const {
+  const bool from_shard = step.kv_rank == rank_ && !has_own_;
+  const void* const data = from_shard ? own_k_.data : current_.data();
+  return {static_cast<const std::byte*>(data), message_bytes(step.kv_rank)};
+}
+
+Ticket KvRing::start(const RingStep& step) {
   Transfer transfer;
   if (step.send_to >= 0) {
     transfer.to_rank = step.send_to;
-    transfer.send = current_.bytes().first(message_bytes(step.kv_rank));
+    transfer.send = sent(step);
   }
   if (step.recv_from >= 0) {
     transfer.from_rank = step.recv_from;
     transfer.receive = next_.bytes().first(message_bytes(step.next_kv_rank));
   }
-  return transport.exchange(transfer);
+  return transport_->exchange(transfer);
 }
 
 void KvRing::advance(const RingStep& step) {
   if (step.recv_from < 0) return;
   std::swap(current_, next_);
-  if (!space_->is_host()) space_->copy_in(arrived_.data(), current_.data(), message_bytes(step.next_kv_rank));
+  if (!is_direct_) space_->copy_in(arrived_.data(), current_.data(), message_bytes(step.next_kv_rank));
 }
 
 AnyView KvRing::keys(const RingStep& step) const {

@@ -20,18 +20,19 @@ struct NarrowedHeads {
 };
 NarrowedHeads narrow_to(std::span<const HeadSlot> slots);
 
-/// The two buffers of KV that go round, on the host whatever space the views lie in, and whose keys are in hand. Only
-/// the KV heads that `slots` name travel, k and v in one message: k [batch, tokens, kv heads, head_dim], then v [batch,
-/// tokens, kv heads, v_dim], both dense.
+/// The two buffers of KV that go round, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
+/// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense. The
+/// buffers lie in the views' space where the transport carries its memory, and keys that lie as they travel are sent
+/// from there; else on the host, and what is in hand is copied to the space.
 class KvRing {
  public:
-  /// Takes the buffers where the schedule moves anything. The views must outlive the ring.
-  KvRing(const SequenceLayout& layout, const RingSchedule& schedule, int rank, const AnyView& k, const AnyView& v,
-         std::span<const HeadSlot> slots, MemorySpace& space, MemoryLedger* ledger);
+  /// Takes the buffers where the schedule moves anything. The views and the transport must outlive the ring.
+  KvRing(const SequenceLayout& layout, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
+         std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger);
 
   /// Starts passing on what is in hand, and receiving what comes next.
-  [[nodiscard]] Ticket start(const RingStep& step, Transport& transport);
-  /// What was received is now in hand.
+  [[nodiscard]] Ticket start(const RingStep& step);
+  /// What was received is now in hand: of the space's work queue where the ticket was put in its order, too.
   void advance(const RingStep& step);
 
   /// The keys in hand at this step: this rank's own where it is their turn (no copy), else those received.
@@ -44,7 +45,10 @@ class KvRing {
 
  private:
   void pack_own();
-  const void* in_hand() const { return space_->is_host() ? current_.data() : arrived_.data(); }
+  void pack_there(const AnyView& own, std::byte* target);
+  bool lies_as_it_travels() const;
+  std::span<const std::byte> sent(const RingStep& step) const;
+  const void* in_hand() const { return is_direct_ ? current_.data() : arrived_.data(); }
   Shape4 travelling_shape(const AnyView& own, int kv_rank) const;
 
   const SequenceLayout* layout_;
@@ -54,9 +58,12 @@ class KvRing {
   std::span<const HeadSlot> own_slots_;
   NarrowedHeads travelling_;  // of own_k_, in the order they travel
   MemorySpace* space_;
+  Transport* transport_;
+  bool is_direct_;        // the buffers lie in the space
+  bool has_own_ = false;  // current_ holds what is sent of this rank's own
   Buffer current_;
   Buffer next_;
-  Buffer arrived_;  // on a device: a copy of what is in hand
+  Buffer arrived_;  // in a space that the transport does not carry: a copy of what is in hand
 };
 
 }  // namespace ringscan

@@ -59,7 +59,7 @@ class LinearPass {
     if (on_progress_) on_progress_(static_cast<double>(slot + 1) / static_cast<double>(num_slots()));
   }
 
-  /// The host's side of a state that lies elsewhere; unused where states are the host's.
+  /// The host's side of a state that lies elsewhere; unused where the transport carries states as they lie.
   struct Wire {
     Buffer sent;
     Buffer received;
@@ -71,7 +71,7 @@ class LinearPass {
     if (send_to >= 0) {
       transfer.to_rank = send_to;
       transfer.send = std::as_const(sent->data).bytes();
-      if (!space.is_host()) {
+      if (!transport_.carries(space)) {
         wire.sent = Buffer(sent->data.size_bytes(), ledger_);
         space.copy_out(wire.sent.data(), sent->data.data(), wire.sent.size_bytes());
         transfer.send = std::as_const(wire.sent).bytes();
@@ -80,15 +80,16 @@ class LinearPass {
     }
     if (recv_from >= 0) {
       transfer.from_rank = recv_from;
-      if (!space.is_host()) wire.received = Buffer(received->data.size_bytes(), ledger_);
-      transfer.receive = space.is_host() ? received->data.bytes() : wire.received.bytes();
+      if (!transport_.carries(space)) wire.received = Buffer(received->data.size_bytes(), ledger_);
+      transfer.receive = transport_.carries(space) ? received->data.bytes() : wire.received.bytes();
     }
     return transport_.exchange(transfer);
   }
   /// Behind the ticket of a start() that receives.
   void arrive(const Wire& wire, LinearState& received) {
     MemorySpace& space = kernels_.memory();
-    if (!space.is_host()) space.copy_in(received.data.data(), wire.received.data(), received.data.size_bytes());
+    if (!transport_.carries(space))
+      space.copy_in(received.data.data(), wire.received.data(), received.data.size_bytes());
   }
 
   void keep_final(LinearState state) {

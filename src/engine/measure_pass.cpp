@@ -45,10 +45,10 @@ void walk_ring(const MeasureTask& task, const Band& band, Transport& transport, 
   const SequenceLayout& layout = *task.layout;
   const int rank = transport.rank();
   const RingSchedule schedule = make_ring_schedule(layout, band, rank);
-  KvRing ring(layout, schedule, rank, task.k, narrow_values(task.k), task.slots, host_memory(), ledger);
+  KvRing ring(layout, schedule, task.k, narrow_values(task.k), task.slots, host_memory(), transport, ledger);
   std::unique_ptr<PendingSum> open_ranks;
   for (const RingStep& step : schedule) {
-    Ticket moving = ring.start(step, transport);
+    Ticket moving = ring.start(step);
     TransferHeartbeat heartbeat(moving);
     for (const RingPart& part : step.parts) {
       const Chunk& queries = layout.chunks(rank)[static_cast<std::size_t>(part.query_chunk)];

@@ -29,15 +29,21 @@ HostCopy::HostCopy(const AnyView& resident, MemorySpace& space) : view_(resident
 ResidentShard::ResidentShard(const ShardInput& input, const ShardOutput& output, MemorySpace& space)
     : space_(&space),
       q_(input.q, space),
-      k_(input.k, space),
-      v_(input.v, space),
       remainder_value_(input.remainder_value, space),
+      k_(input.k),
+      v_(input.v),
       host_o_(output.o),
       o_(output.o),
       lse_(make_statistic(output.lse)),
       remainder_(make_statistic(output.remainder)),
       kept_mass_(make_statistic(output.kept_mass)) {
   if (space.is_host()) return;
+  kv_copy_ = Buffer(bytes_of(k_) + bytes_of(v_), nullptr, space);
+  std::byte* const v_data = kv_copy_.bytes().data() + bytes_of(k_);
+  space.copy_in(kv_copy_.data(), k_.data, bytes_of(k_));
+  space.copy_in(v_data, v_.data, bytes_of(v_));
+  k_ = dense_any_view(std::as_const(kv_copy_).data(), k_.type, k_.shape);
+  v_ = dense_any_view(static_cast<const void*>(v_data), v_.type, v_.shape);
   const ElementType type = output.o.type == ElementType::kFloat64 ? ElementType::kFloat32 : output.o.type;
   o_copy_ = Buffer(static_cast<std::size_t>(element_count(output.o.shape)) * size_of(type), nullptr, space);
   o_ = dense_any_view(o_copy_.data(), type, output.o.shape);

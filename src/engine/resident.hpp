@@ -40,8 +40,9 @@ class ResidentShard {
   ResidentShard(const ShardInput& input, const ShardOutput& output, MemorySpace& space);
 
   AnyView q() const { return q_.view(); }
-  AnyView k() const { return k_.view(); }
-  AnyView v() const { return v_.view(); }
+  /// On a device v lies right behind k, as they travel.
+  AnyView k() const { return k_; }
+  AnyView v() const { return v_; }
   AnyView remainder_value() const { return remainder_value_.view(); }
   MutableAnyView o() const { return o_; }
   TensorView<float> lse() const { return lse_.view; }
@@ -60,7 +61,9 @@ class ResidentShard {
   Statistic make_statistic(const TensorView<float>& host) const;
 
   MemorySpace* space_;
-  Resident q_, k_, v_, remainder_value_;
+  Resident q_, remainder_value_;
+  Buffer kv_copy_;
+  AnyView k_, v_;
   MutableAnyView host_o_;
   Buffer o_copy_;
   MutableAnyView o_;  // on a device float32 for a float64 output, which is widened on its way back

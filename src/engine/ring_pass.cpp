@@ -53,6 +53,7 @@ class RingPass {
     result_.exposed_seconds += heartbeat_.seconds();
     result_.compute_seconds -= heartbeat_.seconds();
     finish();
+    settle_kernels(kernels_, heartbeat_, result_.finish_seconds, SpanKind::kFinish, result_.stats);
     result_.flops =
         2.0 * static_cast<double>(task_.q.shape[3] + task_.v.shape[3]) * static_cast<double>(result_.stats.pairs);
     return result_;
@@ -74,27 +75,26 @@ class RingPass {
 
   void go_round() {
     KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
-      return KvRing(*task_.layout, schedule_, rank_, task_.k, task_.v, task_.slots, kernels_.memory(), ledger_);
+      return KvRing(*task_.layout, schedule_, task_.k, task_.v, task_.slots, kernels_.memory(), transport_, ledger_);
     });
+    MovingKeys moving(ring, transport_, kernels_, heartbeat_, result_);
     std::unique_ptr<PendingSum> open_ranks;
     for (std::size_t index = 0; index < schedule_.size(); ++index) {
       const RingStep& step = schedule_[index];
-      Ticket moving = ring.start(step, transport_);
-      if (step.send_to >= 0) result_.sent_bytes += ring.message_bytes(step.kv_rank);
-      heartbeat_.follow(&moving);
-      for (const RingPart& part : step.parts) attend(ring, step, part);
-      heartbeat_.follow(nullptr);
-      timed(result_.exposed_seconds, [&] { moving.wait(); });
-      ring.advance(step);
+      moving.start(step);
+      for (std::size_t part = 0; part < step.parts.size();) part += attend(ring, step, part);
+      moving.arrive(step);
       ++result_.steps_taken;
       if (!ring_exits_early() || index + 1 == schedule_.size()) continue;
       // The sum that was started a step ago had this step's computing to arrive in, so that nobody stalls on it.
+      moving.settle();
       bool all_ranks_done = false;
       if (open_ranks) timed(result_.exposed_seconds, [&] { all_ranks_done = open_ranks->get() == 0; });
       open_ranks.reset();
       if (all_ranks_done) break;
       open_ranks = transport_.start_sum(has_open_work(index + 1) ? 1 : 0);
     }
+    moving.end();
     if (open_ranks) timed(result_.exposed_seconds, [&] { open_ranks->get(); });
     result_.steps_saved = static_cast<int>(schedule_.size()) - result_.steps_taken;
   }
@@ -166,29 +166,51 @@ class RingPass {
     return [this](Block& near, const Block& far) { kernels_.join(near, far); };
   }
 
-  void attend(const KvRing& ring, const RingStep& step, const RingPart& part) {
+  /// Parts of a step that one walk can meet: those of a run of queries whose far keys all its rows see may lie anywhere
+  /// that they all see. Sums in any order and kernels that take gaps permit that.
+  KeyRun walk_from(const RingStep& step, std::size_t first, std::size_t& parts) const {
+    const RingPart& near = step.parts[first];
+    KeyRun keys = keys_of(task_, step, near);
+    parts = 1;
+    if (kOrdered || !kernels_.takes_gaps() || first + 1 == step.parts.size()) return keys;
+    const RingPart& far = step.parts[first + 1];
+    if (far.query_chunk != near.query_chunk) return keys;
+    const KeyRun beyond = keys_of(task_, step, far);
+    const TokenRun& queries = query_chunk(near).run;
+    const TokenRun moved{keys.run.begin - beyond.run.size(), keys.run.begin};
+    const bool adjoin = beyond.local_begin + beyond.run.size() == keys.local_begin;
+    if (!adjoin || !all_pairs(far.band, queries, beyond.run) || !all_pairs(far.band, queries, moved)) return keys;
+    parts = 2;
+    return {{moved.begin, keys.run.end}, beyond.local_begin};
+  }
+
+  /// Returns how many parts of the step, from `first` on, it has met.
+  std::size_t attend(const KvRing& ring, const RingStep& step, std::size_t first) {
+    const RingPart& part = step.parts[first];
     const Chunk& queries = query_chunk(part);
-    const Chunk& keys = key_chunk(step, part);
+    std::size_t parts = 1;
+    const KeyRun keys = walk_from(step, first, parts);
     OrderedFold<Block>& fold = folds_[static_cast<std::size_t>(part.query_chunk)];
     if constexpr (kOrdered) {
       if (auto* nearer = fold.nearer_neighbour(keys.run)) {
-        attend_run(ring, step, part, nearer->partial);
+        attend_run(ring, step, part, keys, nearer->partial);
         fold.extend(nearer, keys.run, joiner());
-        return;
+        return parts;
       }
       Block fresh = new_block(queries);
-      attend_run(ring, step, part, fresh);
+      attend_run(ring, step, part, keys, fresh);
       fold.add(keys.run, std::move(fresh), joiner());
     } else {
       // Commutative: one accumulator takes all keys, in whatever order they come.
       if (fold.parts().empty()) fold.add({0, task_.layout->seq_len()}, new_block(queries), joiner());
-      attend_run(ring, step, part, fold.parts().front().partial);
+      attend_run(ring, step, part, keys, fold.parts().front().partial);
     }
+    return parts;
   }
 
-  /// Walks the part's keys near first, piece by piece.
-  void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, Block& block) {
-    for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
+  /// Walks the keys near first, piece by piece.
+  void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, const KeyRun& keys, Block& block) {
+    for_each_piece(task_, ring, step, part, keys, rank_, [&](const AttendTask& task) {
       attend_task(task, block);
       count_progress(count_pairs(part.band, task.query_run, task.key_run));
     });

@@ -2,6 +2,7 @@
 // What every pass over the ring does on its way.
 
 #include <algorithm>
+#include <optional>
 
 #include "comm/ring_schedule.hpp"
 #include "comm/transport.hpp"
@@ -14,16 +15,22 @@ namespace ringscan {
 /// Moves the transfer in flight on whenever the kernels come up for air.
 class TransferHeartbeat final : public Heartbeat {
  public:
-  void follow(Ticket* ticket) { ticket_ = ticket; }
+  /// `beside`: while this is called a device computes, so that it takes no time from that.
+  void follow(Ticket* ticket, bool beside = false) {
+    ticket_ = ticket;
+    beside_ = beside;
+  }
   void beat() override {
     if (ticket_ == nullptr) return;
-    const AddPollingSeconds adder(seconds_);
+    std::optional<AddPollingSeconds> adder;
+    if (!beside_) adder.emplace(seconds_);
     if (ticket_->poll()) ticket_ = nullptr;
   }
   double seconds() const { return seconds_; }
 
  private:
   Ticket* ticket_ = nullptr;
+  bool beside_ = false;
   double seconds_ = 0.0;
 };
 
@@ -33,12 +40,86 @@ inline const AttendStats& traced(const AttendStats& stats) {
   return stats;
 }
 
-/// Calls attend(AttendTask) for the part's keys near first, piece by piece.
-template <typename Attend>
-void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep& step, const RingPart& part, int rank,
-                    Attend&& attend) {
-  const Chunk& queries = pass.layout->chunks(rank)[static_cast<std::size_t>(part.query_chunk)];
+/// Waits for kernels that work behind their callers; adds the time to `seconds`.
+inline void settle_kernels(Kernels& kernels, Heartbeat& heartbeat, double& seconds, SpanKind kind, AttendStats& stats) {
+  if (kernels.memory().work_queue() == nullptr) return;
+  timed(seconds, kind, [&] { stats += traced(kernels.settle(heartbeat)); });
+}
+
+/// Transfers that are under way beside the kernels. Where the device keeps the order, the next one starts while the
+/// last one may still move, so that a failure is looked for until the end.
+class MovingKeys {
+ public:
+  MovingKeys(KvRing& ring, Transport& transport, Kernels& kernels, TransferHeartbeat& heartbeat, RingPassResult& result)
+      : ring_(ring),
+        transport_(transport),
+        kernels_(kernels),
+        heartbeat_(heartbeat),
+        result_(result),
+        has_queue_(kernels.memory().work_queue() != nullptr),
+        in_queue_(has_queue_ && transport.carries(kernels.memory())) {}
+  ~MovingKeys() { heartbeat_.follow(nullptr); }
+  MovingKeys(const MovingKeys&) = delete;
+  MovingKeys& operator=(const MovingKeys&) = delete;
+
+  void start(const RingStep& step) {
+    // In a queue the last transfer is waited for here, beside the kernels.
+    timed(in_queue_ ? result_.compute_seconds : result_.exposed_seconds, [&] {
+      heartbeat_.follow(nullptr);
+      moving_.wait();
+      moving_ = ring_.start(step);
+    });
+    if (step.send_to >= 0) result_.sent_bytes += ring_.message_bytes(step.kv_rank);
+    heartbeat_.follow(&moving_, has_queue_);
+  }
+  /// Behind what is attended at this step.
+  void arrive(const RingStep& step) {
+    if (!in_queue_) {
+      settle();
+      heartbeat_.follow(nullptr);
+    }
+    timed(result_.exposed_seconds, [&] { moving_.order(); });
+    ring_.advance(step);
+  }
+  /// Waits for the kernels, and the transfers with them.
+  void settle() { settle_kernels(kernels_, heartbeat_, result_.compute_seconds, SpanKind::kCompute, result_.stats); }
+  void end() {
+    if (in_queue_) settle();
+    heartbeat_.follow(nullptr);
+    timed(result_.exposed_seconds, [&] { moving_.wait(); });
+    // What the queue waited for was in the time of settle().
+    const double waited = transport_.take_queue_seconds();
+    result_.exposed_seconds += waited;
+    result_.compute_seconds -= waited;
+  }
+
+ private:
+  KvRing& ring_;
+  Transport& transport_;
+  Kernels& kernels_;
+  TransferHeartbeat& heartbeat_;
+  RingPassResult& result_;
+  bool has_queue_;
+  bool in_queue_;
+  Ticket moving_;
+};
+
+/// Keys that are met in one walk, and where the first of them lies in the shard.
+struct KeyRun {
+  TokenRun run;
+  std::int64_t local_begin = 0;
+};
+
+inline KeyRun keys_of(const RingPassTask& pass, const RingStep& step, const RingPart& part) {
   const Chunk& keys = pass.layout->chunks(step.kv_rank)[static_cast<std::size_t>(part.key_chunk)];
+  return {keys.run, keys.local_begin};
+}
+
+/// Calls attend(AttendTask) for the keys near first, piece by piece.
+template <typename Attend>
+void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep& step, const RingPart& part,
+                    const KeyRun& keys, int rank, Attend&& attend) {
+  const Chunk& queries = pass.layout->chunks(rank)[static_cast<std::size_t>(part.query_chunk)];
   AttendTask task;
   task.q = pass.q.tokens(queries.local_begin, queries.run.size());
   task.slots = ring.slots(step);

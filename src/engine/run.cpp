@@ -370,9 +370,15 @@ RunReport run(const RunConfig& config, const RunContext& context) {
   report.was_complete = config.resume && !keeper.resumes() && is_complete(config, *access);
   if (report.was_complete) return report;
 
+  const std::unique_ptr<Transport> device_transport =
+      make_device_transport(*kernels, context, config.hop_limit_seconds);
+  RunContext job_context = context;
+  if (device_transport) job_context.transport = device_transport.get();
+  report.transport = job_context.transport->name();
+
   std::optional<ActivationWriter> writer;
   writer.emplace(*access, config.output, config.overwrite, keeper.resumes());
-  Job job(config, context, reader, initial, earlier, *kernels, keeper, report);
+  Job job(config, job_context, reader, initial, earlier, *kernels, keeper, report);
   job.work(*writer);
   if (job.is_stopped()) {
     writer->suspend();

@@ -37,6 +37,12 @@ struct RunContext {
 /// Collective. @throws Error(kBadInput) where it is not in this build, or a rank has no GPU.
 std::unique_ptr<Kernels> make_kernels(const std::string& name, const RunContext& context);
 
+/// The way between memories of GPUs, NCCL with context.transport for all else; null where a rank's kernels compute
+/// elsewhere, in a job of one rank, or in a build without NCCL: then keys go through the host's memory. Collective.
+/// @throws Error(kFailure) on all ranks where NCCL does not start.
+std::unique_ptr<Transport> make_device_transport(const Kernels& kernels, const RunContext& context,
+                                                 double hop_limit_seconds);
+
 /// Collective. With config.dry_run it stops after planning. Where should_stop says so, it stops with what is complete
 /// in a partial output, from which config.resume goes on. @throws Error.
 RunReport run(const RunConfig& config, const RunContext& context);

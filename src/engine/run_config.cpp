@@ -142,6 +142,8 @@ std::string RunConfig::text() const {
   lines += setting_line("overwrite", on_off(overwrite));
   lines += setting_line("resume", on_off(resume));
   if (memory_bytes) lines += setting_line("memory", std::to_string(*memory_bytes));
+  if (hop_limit_seconds != RunConfig().hop_limit_seconds)
+    lines += setting_line("hop-limit", number_text(hop_limit_seconds));
   if (kv_heads_at_once > 0) lines += setting_line("kv-heads-at-once", std::to_string(kv_heads_at_once));
   if (!report.empty()) lines += setting_line("report", report);
   if (!trace.empty()) lines += setting_line("trace", trace);

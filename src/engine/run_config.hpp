@@ -54,6 +54,7 @@ struct RunConfig {
   bool resume = false;  ///< go on from what a run that was stopped has left
   bool allow_nonfinite = false;
   std::optional<std::size_t> memory_bytes;  ///< the most a rank may use
+  double hop_limit_seconds = 1800;          ///< the longest that a transfer between GPUs may take
   int kv_heads_at_once = 0;                 ///< the most that go round together, and a stop waits for; 0: all that fit
 
   std::string report;  ///< a file for the JSON report; empty: none

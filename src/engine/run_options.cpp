@@ -264,6 +264,9 @@ const std::vector<RunOption>& execution_options() {
        [](Draft& d, const Setting& s) { d.config.reproducible = parse_switch(s); }},
       {{"memory", "SIZE", "the most a rank may use, such as 16G (default: what it has)"},
        [](Draft& d, const Setting& s) { d.config.memory_bytes = parse_in_place(s, parse_memory_size); }},
+      {{"hop-limit", "SECONDS",
+        "between GPUs: a transfer that takes longer, from the moment its rank is ready, ends the job (default 1800)"},
+       [](Draft& d, const Setting& s) { d.config.hop_limit_seconds = parse_positive(s); }},
       {{"kv-heads-at-once", "N",
         "the most KV heads that go round together; a stop waits until they are through (default: all that fit)"},
        [](Draft& d, const Setting& s) {

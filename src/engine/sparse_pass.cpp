@@ -61,6 +61,7 @@ class SparsePass {
       attend(whole, 0);
     }
     for (Rows& rows : rows_) finish(rows);
+    settle_kernels(kernels_, heartbeat_, result_.finish_seconds, SpanKind::kFinish, result_.stats);
     measure_mass();
     result_.exposed_seconds += heartbeat_.seconds();
     result_.compute_seconds -= heartbeat_.seconds();
@@ -145,28 +146,26 @@ class SparsePass {
   template <typename Visit>
   void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
     KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
-      return KvRing(*task_.layout, schedule, rank_, task_.k, v, task_.slots, kernels_.memory(), ledger_);
+      return KvRing(*task_.layout, schedule, task_.k, v, task_.slots, kernels_.memory(), transport_, ledger_);
     });
+    MovingKeys moving(ring, transport_, kernels_, heartbeat_, result_);
     std::size_t parts_ahead = 0;
     for (const RingStep& step : schedule) parts_ahead += step.parts.size();
     std::size_t parts_behind = 0;
     for (const RingStep& step : schedule) {
-      Ticket moving = ring.start(step, transport_);
-      if (step.send_to >= 0) result_.sent_bytes += ring.message_bytes(step.kv_rank);
-      heartbeat_.follow(&moving);
+      moving.start(step);
       for (const RingPart& part : step.parts) {
         Rows& rows = rows_[static_cast<std::size_t>(part.query_chunk)];
-        for_each_piece(task_, ring, step, part, rank_, [&](const AttendTask& task) {
+        for_each_piece(task_, ring, step, part, keys_of(task_, step, part), rank_, [&](const AttendTask& task) {
           const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
           visit(rows, task);
         });
         show_progress(ring_share_ * static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
       }
-      heartbeat_.follow(nullptr);
-      timed(result_.exposed_seconds, [&] { moving.wait(); });
-      ring.advance(step);
+      moving.arrive(step);
       ++result_.steps_taken;
     }
+    moving.end();
   }
 
   void show_progress(double journey) const {

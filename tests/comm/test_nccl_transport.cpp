@@ -216,7 +216,7 @@ TEST_CASE("one message of more than 2 GiB") {
 }
 
 TEST_CASE("a rank that fails lets go of its buffers; later calls say why") {
-  for_each_world([](NcclTransport& transport) {
+  const auto body = [](NcclTransport& transport) {
     const DeviceBytes source(3000000), target(3000000);
     try {
       const Ticket ticket = pass_on(transport, source.span(), target.span());
@@ -228,8 +228,40 @@ TEST_CASE("a rank that fails lets go of its buffers; later calls say why") {
     expect(transport, message.empty());
     expect(transport, !message_of([&] { pass_on(transport, source.span(), target.span()).wait(); }).empty());
     if (transport.world_size() > 1) throw failure("ended");
+  };
+  // Ranks that have announced a failure have to end with one.
+  const std::string message = message_of([&] { for_each_world(body); });
+  REQUIRE(message == (count_devices() > 1 ? "ended" : ""));
+}
+
+TEST_CASE("work behind order() sees what arrived, the host does not wait, and the queue's standing still is measured") {
+  run_ranks(1, [](Transport& control) {
+    cudaStream_t work = nullptr;
+    require_cuda(cudaStreamCreateWithFlags(&work, cudaStreamNonBlocking));
+    const std::size_t size = std::size_t{64} << 20;
+    const DeviceBytes source(pattern(0, 6, size)), there(size), target(size);
+    {
+      const auto transport = make_nccl_transport(control, {0, work, kPatienceSeconds});
+      pass_on(*transport, source.span(), there.span()).wait();
+      REQUIRE(transport->take_queue_seconds() == 0.0);
+      require_cuda(cudaMemset(there.span().data(), 0, size));
+      for (int hop = 0; hop < 3; ++hop) {
+        require_cuda(cudaLaunchHostFunc(work, sleep_a_while, nullptr));
+        const Stopwatch watch;
+        Ticket ticket = pass_on(*transport, source.span(), there.span());
+        ticket.order();
+        require_cuda(cudaMemcpyAsync(target.span().data(), there.span().data(), size, cudaMemcpyDeviceToDevice, work));
+        REQUIRE(watch.seconds() < 0.2);
+        ticket.wait();
+      }
+      require_cuda(cudaStreamSynchronize(work));
+      REQUIRE(target.to_host() == pattern(0, 6, size));
+      const double stood_still = transport->take_queue_seconds();
+      REQUIRE(stood_still > 0.0);
+      REQUIRE(stood_still < 0.2);
+    }
+    require_cuda(cudaStreamDestroy(work));
   });
-  SUCCEED();
 }
 
 TEST_CASE("no such GPU is said on all ranks") {

@@ -10,11 +10,13 @@
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/far_kernels.hpp"
+#include "tests/support/far_transport.hpp"
 
 using namespace ringscan;
 using ringscan::test::expect;
 using ringscan::test::FarKernels;
 using ringscan::test::FarMemory;
+using ringscan::test::FarTransport;
 using ringscan::test::Folder;
 using ringscan::test::for_each_world;
 using ringscan::test::make_context;
@@ -30,8 +32,9 @@ RunConfig make_config(const std::string& output, const std::string& lines) {
   return parse_run_config("input = " + kSample + "\noutput = " + output + "\noverwrite = on\n" + lines);
 }
 
-/// The same job near and far: equal outputs, bit for bit.
-void expect_equal_jobs(const std::string& lines, const std::vector<std::string>& datasets, Transport& transport) {
+/// The same job near and far: equal outputs, bit for bit. `carried`: keys and states go from far memory to far memory.
+void expect_equal_jobs(const std::string& lines, const std::vector<std::string>& datasets, Transport& transport,
+                       bool carried = false) {
   const Folder folder(transport);
   RunConfig config = make_config(folder.file("near.h5"), lines);
   run(config, make_context(transport));
@@ -39,6 +42,8 @@ void expect_equal_jobs(const std::string& lines, const std::vector<std::string>&
   config.output = folder.file("far.h5");
   RunContext context = make_context(transport);
   context.make_kernels = [] { return std::make_unique<FarKernels>(); };
+  FarTransport carrier(transport);
+  if (carried) context.transport = &carrier;
   const RunReport report = run(config, context);
   expect(transport, report.backend == "far" && report.device_peak_bytes > 0);
   expect(transport, verifies(config.input, config.output, transport));
@@ -78,6 +83,21 @@ TEST_CASE("sparse attention and kept masses on a device's shards") {
       expect_equal_jobs("mechanism = sparse\noutputs = lse,kept_mass\nsparse.select = " + std::string(select) + "\n",
                         {"o", "lse", "kept_mass"}, transport);
     }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a transport that carries a device's memory takes keys and states from there") {
+  for_each_world([](Transport& transport) {
+    // All heads of a shard lie as they travel; some heads are packed.
+    expect_equal_jobs("mechanism = softmax\nlayout = zigzag\noutputs = lse\n", {"o", "lse"}, transport, true);
+    expect_equal_jobs("mechanism = softmax\ncausal = off\nlayout = contiguous\n", {"o"}, transport, true);
+    expect_equal_jobs("mechanism = softmax\nkv-heads-at-once = 3\n", {"o"}, transport, true);
+    expect_equal_jobs(
+        "heads.softmax = 0,2,5\nheads.stick-breaking = 1,3\nheads.sparse = 4\nheads.linear = 6-7\n"
+        "linear.decay = token\noutputs = state\n",
+        {"o", "state/S"}, transport, true);
+    expect_equal_jobs("mechanism = linear\nlinear.decay = none\noutputs = state\n", {"o", "state/S"}, transport, true);
   });
   SUCCEED();
 }

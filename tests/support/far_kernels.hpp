@@ -36,6 +36,12 @@ class FarMemory final : public MemorySpace {
     host_memory().copy_out(to, from, bytes);
   }
   void fill_zero(void* data, std::size_t bytes) override { host_memory().fill_zero(data, bytes); }
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
+                 std::size_t rows) override {
+    require(to, row_bytes, true);
+    require(from, row_bytes, true);
+    host_memory().copy_rows(to, to_pitch, from, from_pitch, row_bytes, rows);
+  }
   std::size_t free_bytes() const override { return std::size_t{1} << 40; }
   std::size_t peak_bytes() const override { return 1; }
 

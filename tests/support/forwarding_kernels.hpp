@@ -17,6 +17,8 @@ class ForwardingKernels : public Kernels {
   std::string device() const override { return inner_->device(); }
   MemorySpace& memory() const override { return inner_->memory(); }
   std::int64_t piece_keys() const override { return inner_->piece_keys(); }
+  bool takes_gaps() const override { return inner_->takes_gaps(); }
+  AttendStats settle(Heartbeat& heartbeat) override { return inner_->settle(heartbeat); }
   void make(LseBlock& block, const PartialShape& shape, MemoryLedger* ledger) const override {
     inner_->make(block, shape, ledger);
   }

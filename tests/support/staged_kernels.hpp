@@ -109,24 +109,30 @@ class StagedKernels final : public ForwardingKernels {
 
   const LinearKernels& linear() const override { return linear_; }
   MemorySpace& memory() const override { return host_memory(); }
+  // What is staged is given back when a call ends.
+  AttendStats settled(AttendStats stats, Heartbeat& heartbeat) { return stats += inner().settle(heartbeat); }
 
   AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
                      Heartbeat& heartbeat) override {
     Staged staged(inner().memory());
-    return inner().attend(staged.task(task), params, block, heartbeat);
+    const AttendStats stats = inner().attend(staged.task(task), params, block, heartbeat);
+    return settled(stats, heartbeat);
   }
   AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
     Staged staged(inner().memory());
-    return inner().attend(staged.task(task), params, block, heartbeat);
+    const AttendStats stats = inner().attend(staged.task(task), params, block, heartbeat);
+    return settled(stats, heartbeat);
   }
   AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
     Staged staged(inner().memory());
-    return inner().attend(staged.task(task), chosen, block, heartbeat);
+    const AttendStats stats = inner().attend(staged.task(task), chosen, block, heartbeat);
+    return settled(stats, heartbeat);
   }
   AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                      Heartbeat& heartbeat) override {
     Staged staged(inner().memory());
-    return inner().attend(staged.task(task), params, block, heartbeat);
+    const AttendStats stats = inner().attend(staged.task(task), params, block, heartbeat);
+    return settled(stats, heartbeat);
   }
   void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
     Staged staged(inner().memory());
