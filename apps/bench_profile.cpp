@@ -20,7 +20,8 @@ namespace ringscan {
 namespace {
 
 constexpr double kPollSeconds = 5e-5;
-constexpr double kLongHopSeconds = 0.02;
+constexpr double kLongHopSeconds = 0.25;
+constexpr std::int64_t kMostElements = std::int64_t{1} << 26;  // of q, that are made for a measurement of their own
 
 /// Figures of one kind at one point; medians over the repetitions of the slowest rank's.
 struct PassFigures {
@@ -123,6 +124,23 @@ class ProfileBench {
     return {work.calls, heads * work.rows, heads * work.pairs, figures.compute};
   }
 
+  /// Work that grows with the tokens alone is cheap at greater lengths too.
+  std::vector<std::int64_t> lengths_of(const std::string& variant) const {
+    std::vector<std::int64_t> lengths = options_.seq_lens;
+    if (variant == "linear" || variant == "stick-breaking") {
+      const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+      if (4 * longest * options_.heads * options_.head_dims.back() <= kMostElements) lengths.push_back(4 * longest);
+    }
+    return lengths;
+  }
+
+  /// Rows and keys of a tile, about: where most tiles are whole.
+  void note_exit_tile(const AttendStats& stats) {
+    if (stats.tiles_computed == 0) return;
+    const double pairs = static_cast<double>(stats.pairs) / static_cast<double>(stats.tiles_computed);
+    profile_.exit_tile = std::max(16.0, 16.0 * std::round(std::sqrt(pairs) / 16.0));
+  }
+
   void measure_kernel(Transport* part, int at_once, const std::string& mechanism, std::int64_t head_dim) {
     if (part == nullptr) return;
     // One kernel does both, with early exit and without: its cost is fitted to both.
@@ -134,28 +152,33 @@ class ProfileBench {
     cost.dtype = options_.dtype;
     cost.head_dim = head_dim;
     cost.at_once = at_once;
+    std::vector<bool> exits;
     for (const std::string& variant : variants) {
-      for (const std::int64_t seq_len : options_.seq_lens) {
-        for (const int heads : options_.heads == 1 ? std::vector<int>{1} : std::vector<int>{1, options_.heads}) {
-          const LayerShape layer = layer_of(seq_len, heads, heads == 1 ? 1 : options_.kv_heads, head_dim);
-          const PassFigures figures = measure_alone(*part, variant, layer);
-          points.push_back(point_of(variant, layer, figures));
-          rests.push_back({1.0, static_cast<double>(heads * seq_len), 0.0, figures.rest});
-          if (variant == "stick-dense" && figures.stats.tiles_computed > 0) {
-            profile_.exit_tile =
-                std::max(16.0, 16.0 * std::round(std::sqrt(static_cast<double>(figures.stats.pairs) /
-                                                           static_cast<double>(figures.stats.tiles_computed)) /
-                                                 16.0));
-          }
-        }
+      for (const std::int64_t seq_len : lengths_of(variant)) {
+        const LayerShape layer = layer_of(seq_len, options_.heads, options_.kv_heads, head_dim);
+        const PassFigures figures = measure_alone(*part, variant, layer);
+        points.push_back(point_of(variant, layer, figures));
+        exits.push_back(variant == "stick-breaking");
+        rests.push_back({1.0, static_cast<double>(options_.heads * seq_len), 0.0, figures.rest});
+        if (variant == "stick-dense") note_exit_tile(figures.stats);
       }
     }
     KernelCost rest;
     fit_kernel_cost(rests, rest);
     fit_kernel_cost(points, cost);
+    for (std::size_t i = 0; i < points.size(); ++i) {
+      const KernelPoint& point = points[i];
+      const double fitted =
+          point.calls * cost.call_seconds + point.rows * cost.row_seconds + point.pairs * cost.pair_seconds;
+      (exits[i] ? cost.exit_corrections : cost.corrections).push_back({fitted / point.calls, point.seconds / fitted});
+    }
+    for (auto* corrections : {&cost.corrections, &cost.exit_corrections}) {
+      std::sort(corrections->begin(), corrections->end(),
+                [](const SizeCorrection& a, const SizeCorrection& b) { return a.call_seconds < b.call_seconds; });
+    }
     cost.pass_seconds = rest.call_seconds;
     cost.finish_row_seconds = rest.row_seconds;
-    if (mechanism == "linear") cost.state_row_seconds = measure_state(head_dim, cost);
+    if (mechanism == "linear") cost.state_row_seconds = measure_state(*part, head_dim, cost);
     const double rate = cost.pair_seconds > 0.0 ? 4e-9 * static_cast<double>(head_dim) / cost.pair_seconds : 0.0;
     say("%-16s %8lld %8d %12.2f %12.2f %14.1f %12.2f %9.3f\n", mechanism.c_str(), static_cast<long long>(head_dim),
         at_once, cost.call_seconds * 1e6, cost.row_seconds * 1e9, rate, cost.finish_row_seconds * 1e9, cost.worst_fit);
@@ -163,32 +186,37 @@ class ProfileBench {
   }
 
   /// A token of a head summed up into a state: the pass without its output, as every rank but the last does it first.
-  double measure_state(std::int64_t head_dim, const KernelCost& cost) {
+  double measure_state(Transport& part, std::int64_t head_dim, const KernelCost& cost) {
     const std::int64_t tokens = *std::max_element(options_.seq_lens.begin(), options_.seq_lens.end());
-    const LayerShape layer = layer_of(tokens, 1, 1, head_dim);
-    const ShardPlan shard{0, SequenceLayout(LayoutKind::kContiguous, tokens, 1, 1), {0}, {0}, {}};
-    const RunConfig config = study_config("linear", 1, {});
+    const LayerShape layer = layer_of(tokens, options_.heads, options_.kv_heads, head_dim);
+    ShardPlan shard{0, SequenceLayout(LayoutKind::kContiguous, tokens, 1, 1), {}, {}, {}};
+    for (int head = 0; head < options_.heads; ++head) shard.heads.push_back(head);
+    for (int head = 0; head < options_.kv_heads; ++head) shard.kv_heads.push_back(head);
+    const RunConfig config = study_config("linear", options_.heads, {});
     const ShardInput input = make_synthetic_input(config, layer, shard, 0, nullptr);
     const LinearKernels& linear = kernels_->linear();
     const Resident k(input.k, linear.memory()), v(input.v, linear.memory()),
         decay(input.linear.log_decay, linear.memory());
-    const HeadSlot slot{0, 0};
-    const int column = 0;
     LinearTask task;
     task.q = task.k = k.view();
     task.v = v.view();
-    task.slots = {&slot, 1};
     task.log_decay = decay.view();
-    task.decay_columns = {&column, 1};
     const auto& params = std::get<LinearParams>(config.assignments.front().mechanism);
     std::vector<double> times;
     Heartbeat heartbeat;
     for (int repeat = -1; repeat < options_.repeats; ++repeat) {
-      LinearState state;
-      linear.make(state, {1, 1, head_dim, head_dim, false}, nullptr);
+      part.barrier();
       const Stopwatch watch;
-      linear.advance(task, params, state, heartbeat);
-      if (repeat >= 0) times.push_back(watch.seconds());
+      for (int head = 0; head < options_.heads; ++head) {
+        const HeadSlot slot{head, layer.kv_head_of(head)};
+        task.slots = {&slot, 1};
+        task.decay_columns = {&head, 1};
+        LinearState state;
+        linear.make(state, {1, 1, head_dim, head_dim, false}, nullptr);
+        linear.advance(task, params, state, heartbeat);
+      }
+      const double seconds = slowest(part, watch.seconds() / options_.heads);
+      if (repeat >= 0) times.push_back(seconds);
     }
     return std::max(0.0, quartiles(times).median - cost.call_seconds) / static_cast<double>(tokens);
   }
@@ -268,22 +296,19 @@ class ProfileBench {
   }
 
   LinkCost measure_link(Transport& part, bool is_inside) {
-    std::vector<KernelPoint> points;
     LinkCost link;
     constexpr std::int64_t kMostTokens = 32768;
     for (std::int64_t tokens = 1; tokens <= kMostTokens; tokens *= 8) {
       const Hop hop = measure_hop(part, tokens, &link.hidden);
-      points.push_back({1.0, hop.bytes, 0.0, hop.warm});
+      // The ring's messages are long: the longest says the rate, whatever a link lets through in a burst.
+      if (tokens == 1) link.latency_seconds = hop.warm;
+      link.bytes_per_second = hop.bytes / std::max(hop.warm - link.latency_seconds, 1e-9);
       if (is_inside || job_.ranks_on_node == 1) profile_.pack_bytes_per_second = hop.bytes / hop.pack;
       if (hop.warm > kLongHopSeconds) break;  // a slow link shows its rate early
     }
-    KernelCost fit;
-    fit_kernel_cost(points, fit);
-    link.latency_seconds = fit.call_seconds;
-    link.bytes_per_second = 1.0 / std::max(fit.row_seconds, 1e-15);
-    say("link %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing; worst fit %.3f\n",
+    say("link %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing\n",
         is_inside ? "inside a node" : "between nodes", link.latency_seconds * 1e6, link.bytes_per_second * 1e-9,
-        link.hidden * 100.0, fit.worst_fit);
+        link.hidden * 100.0);
     return link;
   }
 

@@ -25,6 +25,25 @@ LinkCost link_of(const Json& json) {
   return link;
 }
 
+Json json_of(const std::vector<SizeCorrection>& corrections) {
+  Json json = Json::array();
+  for (const SizeCorrection& at : corrections) json.push_back({at.call_seconds, at.ratio});
+  return json;
+}
+
+std::vector<SizeCorrection> corrections_of(const Json& json) {
+  std::vector<SizeCorrection> corrections;
+  for (const Json& at : json) {
+    corrections.push_back({at.at(0), at.at(1)});
+    const bool ascends =
+        corrections.size() < 2 || corrections.end()[-2].call_seconds <= corrections.back().call_seconds;
+    if (!ascends || !(corrections.back().call_seconds > 0.0 && corrections.back().ratio > 0.0)) {
+      throw bad_input("corrections that are not over 0 or not ascending");
+    }
+  }
+  return corrections;
+}
+
 Json json_of(const KernelCost& cost) {
   return {{"mechanism", cost.mechanism},
           {"dtype", std::string(name_of(cost.dtype))},
@@ -36,7 +55,9 @@ Json json_of(const KernelCost& cost) {
           {"pass_seconds", cost.pass_seconds},
           {"finish_row_seconds", cost.finish_row_seconds},
           {"state_row_seconds", cost.state_row_seconds},
-          {"worst_fit", cost.worst_fit}};
+          {"worst_fit", cost.worst_fit},
+          {"corrections", json_of(cost.corrections)},
+          {"exit_corrections", json_of(cost.exit_corrections)}};
 }
 
 KernelCost kernel_of(const Json& json) {
@@ -55,6 +76,8 @@ KernelCost kernel_of(const Json& json) {
     cost.*figure = json.at(name);
     if (!(cost.*figure >= 0.0)) throw bad_input(std::string(name) + " of " + cost.mechanism + " is under 0");
   }
+  cost.corrections = corrections_of(json.at("corrections"));
+  cost.exit_corrections = corrections_of(json.at("exit_corrections"));
   return cost;
 }
 
@@ -83,6 +106,19 @@ bool solve(const std::vector<std::array<double, 3>>& rows, unsigned chosen, std:
 }
 
 }  // namespace
+
+double KernelCost::corrected(double seconds, double calls, bool exits_early) const {
+  const std::vector<SizeCorrection>& by_size = exits_early ? exit_corrections : corrections;
+  if (by_size.empty() || seconds <= 0.0) return seconds;
+  const double size = seconds / std::max(1.0, calls);
+  const auto above = std::lower_bound(by_size.begin(), by_size.end(), size,
+                                      [](const SizeCorrection& at, double wanted) { return at.call_seconds < wanted; });
+  if (above == by_size.begin()) return seconds * above->ratio;
+  if (above == by_size.end()) return seconds * by_size.back().ratio;
+  const SizeCorrection& below = *(above - 1);
+  const double share = std::log(size / below.call_seconds) / std::log(above->call_seconds / below.call_seconds);
+  return seconds * (below.ratio + share * (above->ratio - below.ratio));
+}
 
 std::string profile_name_of(const Mechanism& mechanism) {
   if (const auto* sparse = std::get_if<SparseParams>(&mechanism)) {

@@ -14,6 +14,13 @@
 
 namespace ringscan {
 
+/// What a call took that the fit gives so many seconds, by these: rates depend on how much is done at once, since
+/// caches end and GPUs fill.
+struct SizeCorrection {
+  double call_seconds = 0.0;
+  double ratio = 1.0;
+};
+
 /// A pass's kernel: seconds = calls x call + rows x row + pairs x pair, where rows are query rows of a head that meet
 /// keys in a call (linear: tokens of a head) and pairs the visible ones whose score is computed.
 struct KernelCost {
@@ -24,10 +31,15 @@ struct KernelCost {
   double call_seconds = 0.0;
   double row_seconds = 0.0;
   double pair_seconds = 0.0;
-  double pass_seconds = 0.0;        ///< of a pass, beside its kernels
-  double finish_row_seconds = 0.0;  ///< a row of a head, beside the kernels: rounded and written
-  double state_row_seconds = 0.0;   ///< linear: a token of a head summed up into a state
-  double worst_fit = 0.0;           ///< largest relative error of the above over the points it was fitted to
+  double pass_seconds = 0.0;                     ///< of a pass, beside its kernels
+  double finish_row_seconds = 0.0;               ///< a row of a head, beside the kernels: rounded and written
+  double state_row_seconds = 0.0;                ///< linear: a token of a head summed up into a state
+  double worst_fit = 0.0;                        ///< largest relative error of the fit, before it is corrected
+  std::vector<SizeCorrection> corrections;       ///< ascending; empty: none
+  std::vector<SizeCorrection> exit_corrections;  ///< likewise, where stick-breaking exits early
+
+  /// `seconds` of so many calls, corrected: the ratio between measured sizes by the logarithm, at the ends as there.
+  double corrected(double seconds, double calls, bool exits_early = false) const;
 };
 
 /// A link between two ranks: seconds = latency + bytes / rate. Of these the share `hidden` goes on while a rank

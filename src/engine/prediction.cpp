@@ -38,6 +38,7 @@ void extrapolate(SimulatedRanks& ranks, const SimulatedRanks& before, double tim
     }
     now.hops += static_cast<int>(times) * (now.hops - then.hops);
   }
+  add(ranks.pairs, before.pairs);
   add(ranks.useful_seconds, before.useful_seconds);
   add(ranks.work_seconds, before.work_seconds);
   add(ranks.inside_bytes, before.inside_bytes);
@@ -159,16 +160,13 @@ class Predictor {
     ring.piece_keys = request_.profile->piece_keys;
     const std::optional<ReachModel> sticks = sticks_of(shard, pass);
     if (sticks) ring.sticks = &*sticks;
-    const double useful = ranks_.useful_seconds;
+    const double pairs = ranks_.pairs;
     if (const auto* sparse = std::get_if<SparseParams>(&pass.mechanism)) {
       simulate_sparse(*sparse, ring, layer, element);
     } else {
       simulate_ring(ring, ranks_);
     }
-    if (cost.pair_seconds > 0.0) {
-      result_.flops += 2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * (ranks_.useful_seconds - useful) /
-                       cost.pair_seconds;
-    }
+    result_.flops += 2.0 * static_cast<double>(layer.head_dim + layer.v_dim) * (ranks_.pairs - pairs);
   }
 
   /// Top-k: rounds of keys alone, then keys and values; windows go once.

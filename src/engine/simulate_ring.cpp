@@ -90,9 +90,13 @@ class RingSimulation {
     } else {
       work = work_of(part.band, ring_.reach, queries, keys, ring_.piece_keys);
     }
-    const double useful = ring_.heads * work.pairs * ring_.cost.pair_seconds * ring_.pair_share;
-    ranks_.useful_seconds += useful;
-    return work.calls * ring_.cost.call_seconds + ring_.heads * work.rows * ring_.cost.row_seconds + useful;
+    const double by_pairs = ring_.heads * work.pairs * ring_.cost.pair_seconds * ring_.pair_share;
+    const double fitted =
+        work.calls * ring_.cost.call_seconds + ring_.heads * work.rows * ring_.cost.row_seconds + by_pairs;
+    const double seconds = ring_.cost.corrected(fitted, work.calls, ring_.sticks != nullptr);
+    ranks_.useful_seconds += std::min(by_pairs, seconds);
+    ranks_.pairs += ring_.heads * work.pairs * ring_.pair_share;
+    return seconds;
   }
 
   /// All ranks compute while blocks move on.

@@ -20,9 +20,12 @@ class ScanSimulation {
       const double tokens = static_cast<double>(scan.layout->local_tokens(rank)) * scan.batch;
       if (tokens == 0.0) continue;
       const double useful = tokens * scan.cost.row_seconds;
-      output_[place(rank)] = scan.cost.call_seconds + useful;
-      ranks_.useful_seconds += useful * scan.slots;
-      if (sends(rank)) state_[place(rank)] = scan.cost.call_seconds + tokens * scan.cost.state_row_seconds;
+      const double fitted = scan.cost.call_seconds + useful;
+      output_[place(rank)] = scan.cost.corrected(fitted, 1.0);
+      ranks_.useful_seconds += std::min(useful, output_[place(rank)]) * scan.slots;
+      if (sends(rank)) {
+        state_[place(rank)] = scan.cost.call_seconds + tokens * scan.cost.state_row_seconds;
+      }
       steps_ = std::max(steps_, schedules_[place(rank)].size());
     }
   }

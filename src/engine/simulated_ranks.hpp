@@ -53,6 +53,7 @@ struct SimulatedRanks {
   std::vector<double> exposed;
   std::vector<double> finish;
   std::vector<Chain> chain;
+  double pairs = 0.0;           ///< of all heads, sum over ranks
   double useful_seconds = 0.0;  ///< pairs (linear: tokens) by the kernel's rate, sum over ranks
   double work_seconds = 0.0;    ///< what kernels take with a processor each, sum over ranks
   double inside_bytes = 0.0;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <random>
 
 #include "core/error.hpp"
 #include "engine/prediction.hpp"
@@ -161,6 +160,7 @@ TEST_CASE("a profile is read as it was written; what it lacks is named") {
   CostProfile profile = make_profile();
   profile.between = LinkCost{1e-5, 2e9, 0.5};
   profile.kernels[0].at_once = 4;
+  profile.kernels[1].exit_corrections = {{1e-4, 2.0}, {1e-2, 1.0}};
   profile.kernels.push_back(make_cost("softmax"));
   profile.kernels.back().pair_seconds = 7e-9;
   const CostProfile again = parse_cost_profile(to_json(profile), "p.json");
@@ -171,6 +171,16 @@ TEST_CASE("a profile is read as it was written; what it lacks is named") {
                     contains_text("no cost of softmax, bfloat16"));
   CHECK_THROWS_WITH(parse_cost_profile("{}", "p.json"), contains_text("p.json: is no profile"));
   CHECK_THROWS_AS(parse_cost_profile("{\"ringscan_profile\": 1", "p.json"), Error);
+}
+
+TEST_CASE("a cost is corrected by what calls of its size took") {
+  KernelCost cost;
+  cost.corrections = {{1e-4, 2.0}, {1e-2, 1.0}};
+  CHECK(cost.corrected(1e-6, 1.0) == Approx(2e-6));
+  CHECK(cost.corrected(1e-3, 1.0) == Approx(1.5e-3));
+  CHECK(cost.corrected(4.0, 4.0) == Approx(4.0));
+  CHECK(cost.corrected(4e-3, 4.0) == Approx(6e-3));
+  CHECK(cost.corrected(1e-3, 1.0, true) == 1e-3);
 }
 
 TEST_CASE("ranks that share processors take turns evenly") {
@@ -281,41 +291,6 @@ TEST_CASE("head groups that are alike: the walked ones speak for the others") {
       CHECK(part.steps_taken == whole.steps_taken);
     }
   }
-}
-
-TEST_CASE("what early exit leaves, against rows whose reach is drawn") {
-  constexpr int kTile = 64;
-  constexpr int kTokens = 64 * 64;
-  const ReachModel model(120.0, 700.0, kTile);
-  CHECK(model.survival(120.0) == Approx(0.5));
-  CHECK(model.survival(700.0) == Approx(0.01));
-  std::mt19937 generator(7);
-  std::uniform_real_distribution<double> uniform;
-  double own = 0.0, before = 0.0, entered = 0.0, open = 0.0;
-  constexpr int kDraws = 40;
-  for (int draw = 0; draw < kDraws; ++draw) {
-    for (int tile = 0; tile < kTokens / kTile; ++tile) {
-      double farthest = 0.0;  // the end of the row that reaches farthest, in tokens behind the tile's end
-      for (int row = 0; row < kTile; ++row) {
-        const double u = uniform(generator);
-        const double reach = u > 0.5 ? std::log(u) / std::log(0.5) * 120.0
-                                     : 120.0 + std::log(2.0 * u) / (std::log(0.01) - std::log(0.5)) * 580.0;
-        farthest = std::max(farthest, reach + kTile - 1 - row);
-        if (reach > (tile * kTile + row)) open += 1.0;
-      }
-      const int tiles = std::max(1, static_cast<int>(std::ceil(farthest / kTile)));
-      const int own_tiles = std::min(tiles, tile + 1);
-      own += (own_tiles - 0.5) * kTile * kTile;
-      const int far_tiles = std::clamp(tiles - (tile + 1), 0, kTokens / kTile);
-      before += 1.0 * far_tiles * kTile * kTile;
-      entered += far_tiles > 0 ? kTile : 0;
-    }
-  }
-  CHECK(model.own(kTokens).pairs == Approx(own / kDraws).epsilon(0.05));
-  CHECK(model.before(kTokens, 0, kTokens).pairs == Approx(before / kDraws).epsilon(0.10));
-  CHECK(model.before(kTokens, 0, kTokens).rows == Approx(entered / kDraws).epsilon(0.10));
-  CHECK(model.open_rows(kTokens, 0) == Approx(open / kDraws).epsilon(0.05));
-  CHECK(model.before(kTokens, 100000, kTokens).pairs < 1.0);
 }
 
 TEST_CASE("early exit ends the ring, sooner where sticks are short") {
