@@ -70,7 +70,7 @@ fails 2 "--kind: found 'rwkv', want normal, long-stick, ssm, mamba or chela" "$p
 fails 2 "no file: want ringscan inspect FILE.h5" "$program" inspect
 fails 2 "no output: want --output FILE" "$program" verify --input a.h5
 fails 2 "--rows: found 'some', want a number of rows, 1 or more, or all" "$program" verify --input a.h5 --output b.h5 --rows some
-fails 2 "--what: found 'coffee', want kernels, comm, strong or weak" "$program" bench coffee
+fails 2 "--what: found 'coffee', want kernels, comm, strong, weak, io or profile" "$program" bench coffee
 fails 2 "no input: want ringscan analyze FILE.h5" "$program" analyze
 fails 2 "--measures: found 'speed', want a list of recency, reach, kept-mass, sign-balance" "$program" analyze a.h5 --measures speed
 fails 2 "--epsilons: found '2', want a list of one to four different numbers" "$program" analyze a.h5 --epsilons 2
