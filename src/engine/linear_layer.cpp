@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "core/error.hpp"
-#include "engine/resident.hpp"
 
 namespace ringscan {
 namespace {
@@ -277,8 +276,7 @@ RingPassResult run_linear_group(const LinearGroupTask& task, Transport& transpor
   pass.k = task.k;
   pass.v = task.v;
   pass.slots = task.slots;
-  const Resident log_decay(task.input->log_decay, kernels.memory());
-  pass.log_decay = log_decay.view();
+  pass.log_decay = task.log_decay;
   std::vector<int> columns;
   std::vector<double> decays;
   for (const int head : task.group->heads) {

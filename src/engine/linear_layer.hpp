@@ -91,6 +91,7 @@ struct LinearGroupTask {
   AnyView q;
   AnyView k;
   AnyView v;
+  AnyView log_decay;  ///< the input's, where the kernels read it
   const LinearInput* input = nullptr;
   MutableAnyView o;
   LinearStates* states = nullptr;

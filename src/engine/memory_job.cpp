@@ -89,12 +89,19 @@ RingPassResult MemoryJob::run() {
           slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
         }
         if (carries_state(pass.mechanism)) {
-          const LinearGroupTask task{&config_, &layer,
-                                     &plan,    &pass,
-                                     &group,   slots,
-                                     here.q(), here.k(),
-                                     here.v(), &shard.input.linear,
-                                     here.o(), &shard.output.states};
+          const LinearGroupTask task{&config_,
+                                     &layer,
+                                     &plan,
+                                     &pass,
+                                     &group,
+                                     slots,
+                                     here.q(),
+                                     here.k(),
+                                     here.v(),
+                                     here.log_decay(),
+                                     &shard.input.linear,
+                                     here.o(),
+                                     &shard.output.states};
           result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
           continue;
         }

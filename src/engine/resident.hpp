@@ -44,6 +44,7 @@ class ResidentShard {
   AnyView k() const { return k_; }
   AnyView v() const { return v_; }
   AnyView remainder_value() const { return remainder_value_.view(); }
+  AnyView log_decay() const { return log_decay_.view(); }
   MutableAnyView o() const { return o_; }
   TensorView<float> lse() const { return lse_.view; }
   TensorView<float> remainder() const { return remainder_.view; }
@@ -61,7 +62,7 @@ class ResidentShard {
   Statistic make_statistic(const TensorView<float>& host) const;
 
   MemorySpace* space_;
-  Resident q_, remainder_value_;
+  Resident q_, remainder_value_, log_decay_;
   Buffer kv_copy_;
   AnyView k_, v_;
   MutableAnyView host_o_;

@@ -231,6 +231,7 @@ class Job {
                                  is_near ? input.q : resident->q(),
                                  is_near ? input.k : resident->k(),
                                  is_near ? input.v : resident->v(),
+                                 is_near ? input.linear.log_decay : resident->log_decay(),
                                  &input.linear,
                                  is_near ? output.o : resident->o(),
                                  &output.states};
