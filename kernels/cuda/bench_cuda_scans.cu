@@ -25,10 +25,10 @@ void fill(const DeviceArray& array, std::int64_t elements, std::uint64_t seed) {
   fill_normal<<<1024, 256>>>(static_cast<std::uint32_t*>(array.data()), elements / 2, true, seed << 40);
   check(cudaGetLastError());
 }
-__global__ void make_decays(float* decays, std::int64_t count) {
+__global__ void make_decays(float* decays, std::int64_t count, float strongest) {
   const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step) {
-    decays[i] = -0.05f * static_cast<float>((i * 2654435761u) % 1024) / 1024.0f;
+    decays[i] = strongest * static_cast<float>((i * 2654435761u) % 1024) / 1024.0f;
   }
 }
 __global__ void make_a(float* a, std::int64_t count, int d_state) {
@@ -36,14 +36,15 @@ __global__ void make_a(float* a, std::int64_t count, int d_state) {
   if (i < count) a[i] = -static_cast<float>(i % d_state + 1);
 }
 
-void bench_linear(std::int64_t heads, std::int64_t seq_len, std::int64_t dim, int repeats) {
+/// Log decays between `strongest` and 0; none where that is 0.
+void bench_linear(std::int64_t heads, std::int64_t seq_len, std::int64_t dim, float strongest, int repeats) {
   const Shape4 shape{1, seq_len, heads, dim};
   const std::int64_t elements = element_count(shape);
   const DeviceArray q(2 * elements), k(2 * elements), v(2 * elements), o(2 * elements), g(4 * seq_len * heads);
   fill(q, elements, 1);
   fill(k, elements, 2);
   fill(v, elements, 3);
-  make_decays<<<1024, 256>>>(static_cast<float*>(g.data()), seq_len * heads);
+  make_decays<<<1024, 256>>>(static_cast<float*>(g.data()), seq_len * heads, strongest);
   const LinearShape state_shape{1, heads, dim, dim, false};
   const DeviceArray workspace(static_cast<std::int64_t>(cuda::linear_workspace_bytes(state_shape, seq_len)));
   std::vector<HeadSlot> slots;
@@ -64,7 +65,7 @@ void bench_linear(std::int64_t heads, std::int64_t seq_len, std::int64_t dim, in
   task.decay_columns = columns;
   task.scale = 1.0 / std::sqrt(static_cast<double>(dim));
   task.o = dense_any_view(o.data(), ElementType::kBfloat16, shape);
-  const LinearParams params{Decay::kToken};
+  const LinearParams params{strongest < 0.0f ? Decay::kToken : Decay::kNone};
   const double summary = median_ms(repeats, [&] {
     cuda::linear_summarize(task, params, state_shape, workspace.data(), nullptr);
     cuda::linear_carry(state_shape, seq_len, workspace.data(), {state_shape, nullptr}, {state_shape, nullptr}, nullptr);
@@ -73,7 +74,8 @@ void bench_linear(std::int64_t heads, std::int64_t seq_len, std::int64_t dim, in
       median_ms(repeats, [&] { cuda::linear_output(task, params, state_shape, workspace.data(), nullptr); });
   const double n = static_cast<double>(seq_len * heads);
   const double flops = linear_output_flops(n, static_cast<double>(dim), static_cast<double>(dim));
-  std::printf("| linear, token decay | H%lld N%lld D%lld bf16 | %.3f | %.3f + %.3f | %.3f | %.3f |\n",
+  std::printf("| linear, log decay %g..0 | H%lld N%lld D%lld bf16 | %.3f | %.3f + %.3f | %.3f | %.3f |\n",
+              static_cast<double>(strongest),
               static_cast<long long>(heads), static_cast<long long>(seq_len), static_cast<long long>(dim),
               summary + output, summary, output, flops / kTensorFlops * 1e3,
               static_cast<double>(8 * elements) / kBytesASecond * 1e3);
@@ -126,8 +128,8 @@ int main(int argc, char** argv) {
     const int repeats = argc > 1 ? std::max(1, std::atoi(argv[1])) : 20;
     std::puts("| kernel | shape | ms | of which | floor: arithmetic | bytes |");
     std::puts("|---|---|---|---|---|---|");
-    bench_linear(16, 131072, 128, repeats);
-    bench_linear(32, 131072, 64, repeats);
+    for (const float strongest : {-0.05f, -0.0005f, 0.0f}) bench_linear(16, 131072, 128, strongest, repeats);
+    bench_linear(32, 131072, 64, -0.05f, repeats);
     bench_scan(4096, 131072, false, repeats);
     bench_scan(4096, 131072, true, repeats);
     return 0;

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/linear_params.hpp"
+#include "kernels/cuda/linear_sm90.hpp"
 
 namespace ringscan::cuda {
 namespace {
@@ -18,15 +19,16 @@ std::int64_t state_floats(const LinearShape& shape) {
   return shape.head_dim * shape.v_dim + (shape.has_normalizer ? shape.head_dim : 0);
 }
 
-/// About two blocks of each multiprocessor of a large device; segments no shorter than 1024 tokens.
+/// About two blocks of each multiprocessor of a large device, or one with two warpgroups (or two blocks a segment) where
+/// v is wide; segments no shorter than 1024 tokens.
 LinearSegments cut(const LinearShape& shape, std::int64_t tokens, void* workspace) {
-  constexpr std::int64_t kBlocksWanted = 264;
+  const std::int64_t blocks_wanted = shape.v_dim <= 64 ? 264 : 132;
   constexpr std::int64_t kLeastTokens = 1024;
   constexpr std::int64_t kMultiple = 128;
   LinearSegments segments;
   const std::int64_t streams = std::max<std::int64_t>(1, shape.batch * shape.slots);
   const std::int64_t most = std::max<std::int64_t>(1, tokens / kLeastTokens);
-  const std::int64_t wanted = std::clamp<std::int64_t>(kBlocksWanted / streams, 1, most);
+  const std::int64_t wanted = std::clamp<std::int64_t>(blocks_wanted / streams, 1, most);
   segments.tokens = ceil_div(ceil_div(std::max<std::int64_t>(1, tokens), wanted), kMultiple) * kMultiple;
   segments.count = std::max<std::int64_t>(1, ceil_div(tokens, segments.tokens));
   const std::int64_t summaries = streams * segments.count;
@@ -77,9 +79,11 @@ LinearDeviceParams make_params(const LinearTask& task, const LinearParams& param
   return p;
 }
 
-void launch(const LinearDeviceParams& p, bool output, cudaStream_t stream) {
+void launch(const LinearTask& task, const LinearDeviceParams& p, bool output, cudaStream_t stream) {
   if (p.batch * p.num_slots == 0) return;
-  if (takes_linear_bf16(p, output)) {
+  if (takes_linear_sm90(task, p, output)) {
+    launch_linear_sm90(task, p, output, stream);
+  } else if (takes_linear_bf16(p, output)) {
     launch_linear_bf16(p, output, stream);
   } else {
     launch_linear_portable(p, output, stream);
@@ -164,7 +168,7 @@ std::size_t linear_workspace_bytes(const LinearShape& shape, std::int64_t tokens
 void linear_summarize(const LinearTask& task, const LinearParams& params, const LinearShape& shape, void* workspace,
                       cudaStream_t stream) {
   const LinearDeviceParams p = make_params(task, params, shape, workspace);
-  launch(p, false, stream);
+  launch(task, p, false, stream);
 }
 
 void linear_carry(const LinearShape& shape, std::int64_t tokens, void* workspace, const DeviceLinearState& from,
@@ -191,7 +195,7 @@ void linear_output(const LinearTask& task, const LinearParams& params, const Lin
   require(task.q.shape[3] == shape.head_dim && task.o.data != nullptr && task.o.shape[3] == shape.v_dim,
           "q and o must have the state's widths");
   const LinearDeviceParams p = make_params(task, params, shape, workspace);
-  launch(p, true, stream);
+  launch(task, p, true, stream);
 }
 
 void linear_join(const DeviceLinearState& near, const DeviceLinearState& far, cudaStream_t stream) {

@@ -224,14 +224,38 @@ TEST_CASE("linear: grouped heads, batches, gaps, several runs") {
 TEST_CASE("linear: many segments, strong and weak decays") {
   for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16}) {
     for (const float decay_scale : {1e-4f, 0.1f, 30.0f}) {
-      Case problem;
-      problem.type = type;
-      problem.params = {Decay::kToken, FeatureMap::kElu1, Normalizer::kZ};
-      problem.seq_len = 4500;
-      problem.heads = 1;
-      problem.head_dim = problem.v_dim = 128;
-      problem.decay_scale = decay_scale;
-      expect_right(problem);
+      for (const Normalizer normalizer : {Normalizer::kZ, Normalizer::kNone}) {
+        Case problem;
+        problem.type = type;
+        problem.params = {Decay::kToken, FeatureMap::kElu1, normalizer};
+        problem.seq_len = 4500;
+        problem.heads = 1;
+        problem.head_dim = problem.v_dim = 128;
+        problem.decay_scale = decay_scale;
+        expect_right(problem);
+      }
+    }
+  }
+}
+
+TEST_CASE("linear: segments of every width, grouped heads, runs that begin anywhere") {
+  for (const std::int64_t head_dim : {64, 128}) {
+    for (const std::int64_t v_dim : {64, 128}) {
+      for (const Decay decay : {Decay::kNone, Decay::kHead, Decay::kToken}) {
+        Case problem;
+        problem.type = ElementType::kBfloat16;
+        problem.params = {decay, FeatureMap::kIdentity, Normalizer::kNone};
+        problem.batch = 2;
+        problem.heads = 4;
+        problem.kv_heads = 2;
+        problem.gap = 8;
+        problem.head_dim = head_dim;
+        problem.v_dim = v_dim;
+        problem.seq_len = 2300;
+        problem.cuts = {0, 1, 2100};
+        problem.decay_scale = 0.05f;
+        expect_right(problem);
+      }
     }
   }
 }
