@@ -233,9 +233,10 @@ bool Link::poll(Flight& flight) {
 
 void Link::order(Flight& flight) {
   if (poll(flight)) return;
-  if (!flight.is_launched) await_launch();
   auto pause = std::make_unique<Pause>();
+  // Before the launch is waited for: the stream may work through what it has meanwhile, or stand still.
   pause->from.record(options_.work_stream);
+  if (!flight.is_launched) await_launch();
   check(cudaStreamWaitEvent(options_.work_stream, flight.end.get(), 0));
   pause->to.record(options_.work_stream);
   pauses_.push_back(std::move(pause));

@@ -78,7 +78,8 @@ class MovingKeys {
       settle();
       heartbeat_.follow(nullptr);
     }
-    timed(result_.exposed_seconds, [&] { moving_.order(); });
+    // In a queue this may wait for the transfer's launch, beside the kernels.
+    timed(in_queue_ ? result_.compute_seconds : result_.exposed_seconds, [&] { moving_.order(); });
     ring_.advance(step);
   }
   /// Waits for the kernels, and the transfers with them.
