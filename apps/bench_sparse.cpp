@@ -57,7 +57,7 @@ class SparseBench {
     const AttendTask task = task_of(dense_rows());
     LseBlock block = block_of(task, head_dim_);
     TopkBlock search;
-    kernels_.make(search, shape_of(task, 0), nullptr);
+    kernels_.make(search, shape_of(task, head_dim_), nullptr);
     const ThreadStopwatch watch;
     AttendTask keys = task;
     keys.v.shape[3] = 0;

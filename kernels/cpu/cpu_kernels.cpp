@@ -162,9 +162,8 @@ void CpuKernels::make(StickBlock& block, const PartialShape& shape, MemoryLedger
 }
 
 void CpuKernels::make(TopkBlock& block, const PartialShape& shape, MemoryLedger* ledger) const {
-  const LaneShape lanes(shape);
-  require(shape.v_dim == 0, "v_dim 0 for a search");
-  block.shape = shape;
+  block.shape = {shape.batch, shape.rows, shape.slots, 0};
+  const LaneShape lanes(block.shape);
   block.rows = Buffer(search_row_bytes(lanes), ledger);
   block.bins = Buffer(bin_bytes(lanes), ledger);
   block.open = Buffer(lanes.flag_bytes() + lanes.open_bytes(), ledger);
@@ -175,8 +174,19 @@ void CpuKernels::make(TopkBlock& block, const PartialShape& shape, MemoryLedger*
 void CpuKernels::start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) {
   require(static_cast<std::int64_t>(keys_kept.size()) == block.shape.rows, "a number of keys to keep for each row");
   begin_search(block, sample.query_run, keys_kept);
+  // A few keys spread over all, whoever sees them.
+  constexpr std::int64_t kSampleKeys = 256;
+  const std::int64_t step = std::max<std::int64_t>(1, ceil_div(sample.k.shape[1], kSampleKeys));
+  AttendTask few = sample;
+  few.k.shape[1] /= step;
+  few.k.strides[1] *= step;
+  few.v = few.k;
+  few.v.shape[3] = 0;
+  few.key_run = {0, few.k.shape[1]};
+  few.band = Band{};
+  few.key_block = kSampleKeys;
   Heartbeat heartbeat;
-  attend_with<SampleRows>(ops_, sample, block, heartbeat, sample.query_run);
+  attend_with<SampleRows>(ops_, few, block, heartbeat, sample.query_run);
 }
 
 void CpuKernels::join(LseBlock& near, const LseBlock& far) const {

@@ -1,60 +1,30 @@
 #include "kernels/cuda/attend.hpp"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numbers>
-#include <string>
 
 #include "kernels/cuda/attend_launch_sm90.hpp"
+#include "kernels/cuda/attend_prepare.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/tensor_map.hpp"
+#include "kernels/cuda/topk.hpp"
 
 namespace ringscan::cuda {
 namespace {
 
 using LaunchFunction = void (*)(const AttendParams&, const TensorMaps&, ElementType, cudaStream_t);
 
-void require(bool holds, const std::string& wanted) {
-  if (!holds) throw failure("CUDA attend: " + wanted);
-}
-
-void require_device() {
-  int device = 0;
-  int major = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  require(major == 9, "found a device of compute capability " + std::to_string(major) + ".x, wanted 9.0 (Hopper)");
-}
-
 void require_shapes(const DeviceAttend& launch) {
   const AttendTask& task = launch.task;
   const std::int64_t head_dim = task.q.shape[3];
-  require(head_dim >= 8 && head_dim <= 256 && head_dim % 8 == 0,
-          "found head_dim " + std::to_string(head_dim) + ", wanted a multiple of 8 up to 256");
-  require(task.k.shape[3] == head_dim && task.v.shape[3] == head_dim, "k and v must have q's head_dim");
-  require(task.q.type == task.k.type && task.q.type == task.v.type, "q, k and v must have one element type");
-  require(tma_readable(task.q) && tma_readable(task.k) && tma_readable(task.v),
-          "q, k and v must be bfloat16 or float16, data and strides multiples of 16 bytes");
-  require(task.q.shape[1] == task.query_run.size() && task.k.shape[1] == task.key_run.size() &&
-              task.v.shape[1] == task.key_run.size(),
-          "views must be as long as their runs");
-  require(task.slots.size() <= kMaxSlots, "found " + std::to_string(task.slots.size()) + " heads, wanted at most 256");
-  require(task.scale > 0.0f, "scale must be positive");
-  require(task.query_run.size() < std::numeric_limits<std::int32_t>::max() &&
-              task.key_run.size() < std::numeric_limits<std::int32_t>::max(),
-          "a run must be shorter than 2^31 tokens");
-  require(launch.workspace != nullptr, "workspace is missing");
+  require_scores(task);
+  require(task.v.shape[3] == head_dim, "v must have q's head_dim");
+  require(task.v.type == task.q.type && tma_readable(task.v),
+          "v must have q's type, data and strides multiples of 16 bytes");
+  require(task.v.shape[1] == task.key_run.size(), "views must be as long as their runs");
   const MutableAnyView& o = launch.finish.o;
   require(!launch.finishes || (tma_readable(o) && o.type == task.q.type && o.shape[3] == head_dim),
           "o must have q's type and head_dim, data and strides multiples of 16 bytes");
-}
-
-/// As many (batch, slot) pairs at a time as have their keys and values in about half of an H100's L2 cache.
-std::uint32_t streams_a_section(std::int64_t num_keys, std::int64_t head_dim, std::int64_t num_streams) {
-  constexpr std::int64_t kCacheBytes = 32 << 20;
-  const std::int64_t stream_bytes = std::max<std::int64_t>(1, num_keys * head_dim * 4);
-  return static_cast<std::uint32_t>(std::clamp<std::int64_t>(kCacheBytes / stream_bytes, 1, num_streams));
 }
 
 template <typename View>
@@ -63,15 +33,7 @@ RowStrides row_strides(const View& view) {
 }
 
 AttendParams make_params(const DeviceAttend& launch, double epsilon) {
-  const AttendTask& task = launch.task;
-  AttendParams p;
-  p.num_queries = task.query_run.size();
-  p.num_keys = task.key_run.size();
-  p.query_minus_key = task.query_run.begin - task.key_run.begin;
-  p.min_delta = task.band.min_delta;
-  p.max_delta = task.band.max_delta;
-  p.max_deltas = task.max_deltas.empty() ? nullptr : task.max_deltas.data();
-  p.scale_log2 = task.scale * std::numbers::log2e_v<float>;
+  AttendParams p = score_params(launch.task, query_tile(launch.task.q.shape[3]), launch.workspace);
   p.log2_epsilon = epsilon > 0.0 ? static_cast<float>(std::log2(epsilon)) : -std::numeric_limits<float>::infinity();
   p.out = launch.partial.out;
   p.first = launch.partial.first;
@@ -82,59 +44,22 @@ AttendParams make_params(const DeviceAttend& launch, double epsilon) {
   p.o_strides = row_strides(launch.finish.o);
   p.statistic = launch.finish.statistic.data;
   p.statistic_strides = row_strides(launch.finish.statistic);
-  p.head_dim = static_cast<int>(task.q.shape[3]);
-  p.num_slots = static_cast<int>(task.slots.size());
-  p.num_query_tiles = static_cast<std::uint32_t>(ceil_div(p.num_queries, query_tile(p.head_dim)));
-  const std::int64_t num_streams = task.q.shape[0] * p.num_slots;
-  const std::int64_t num_items = num_streams * p.num_query_tiles;
-  require(num_items < std::numeric_limits<std::int32_t>::max(), "too many query tiles for one launch");
-  p.num_items = static_cast<std::uint32_t>(num_items);
-  p.streams_a_section = streams_a_section(p.num_keys, p.head_dim, num_streams);
-  p.next_item = launch.workspace;
-  p.tiles_loaded = launch.workspace + 1;
-  for (std::size_t i = 0; i < task.slots.size(); ++i) {
-    p.q_head[i] = static_cast<std::uint16_t>(task.slots[i].q_head);
-    p.kv_head[i] = static_cast<std::uint16_t>(task.slots[i].kv_head);
-  }
   return p;
 }
 
-/// A dense copy with at least `tile` keys where the run has fewer, freed on the stream behind the launch.
-class PaddedKeys {
- public:
-  PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream) : view_(view), stream_(stream) {
-    if (view.shape[1] >= tile) return;
-    const Shape4 shape{view.shape[0], tile, view.shape[2], view.shape[3]};
-    check(cudaMallocAsync(&copy_, static_cast<std::size_t>(2 * element_count(shape)), stream));
-    pad_keys(view.data, {view.strides[0], view.strides[1], view.strides[2]},
-             {view.shape[0], view.shape[1], view.shape[2], view.shape[3]}, tile, copy_, stream);
-    view_ = dense_any_view(const_cast<const void*>(copy_), view.type, shape);
-  }
-  ~PaddedKeys() {
-    if (copy_ != nullptr) cudaFreeAsync(copy_, stream_);
-  }
-  PaddedKeys(const PaddedKeys&) = delete;
-  PaddedKeys& operator=(const PaddedKeys&) = delete;
-
-  const AnyView& view() const { return view_; }
-
- private:
-  AnyView view_;
-  cudaStream_t stream_;
-  void* copy_ = nullptr;
-};
-
-void attend_with(LaunchFunction function, const DeviceAttend& launch, double epsilon, cudaStream_t stream) {
-  require_device();
+void attend_with(LaunchFunction function, const DeviceAttend& launch, double epsilon, const SearchRow* search,
+                 cudaStream_t stream) {
+  require_hopper();
   require_shapes(launch);
   const AttendTask& task = launch.task;
-  check(cudaMemsetAsync(launch.workspace, 0, kWorkspaceBytes, stream));
-  if (task.query_run.empty() || task.slots.empty() || task.q.shape[0] == 0) return;
   AttendParams params = make_params(launch, epsilon);
+  check(cudaMemsetAsync(launch.workspace, 0, kWorkspaceBytes, stream));
+  if (params.num_items == 0) return;
   const std::int64_t tile = key_tile(params.head_dim);
   const PaddedKeys k(task.k, tile, stream);
   const PaddedKeys v(task.v, tile, stream);
   params.loadable_keys = k.view().shape[1];
+  params.search = search;
   const TensorMaps maps{query_map(task.q, static_cast<int>(query_tile(params.head_dim))),
                         permuted_key_map(k.view(), static_cast<int>(tile)),
                         permuted_key_map(v.view(), static_cast<int>(tile))};
@@ -151,15 +76,19 @@ std::int64_t query_tile(std::int64_t head_dim) {
 }
 
 void attend(const DeviceAttend& launch, const SoftmaxParams&, cudaStream_t stream) {
-  attend_with(launch_softmax, launch, 0.0, stream);
+  attend_with(launch_softmax, launch, 0.0, nullptr, stream);
 }
 
 void attend(const DeviceAttend& launch, const CogParams&, cudaStream_t stream) {
-  attend_with(launch_cog, launch, 0.0, stream);
+  attend_with(launch_cog, launch, 0.0, nullptr, stream);
 }
 
 void attend(const DeviceAttend& launch, const StickBreakingParams& params, cudaStream_t stream) {
-  attend_with(launch_stick_breaking, launch, params.epsilon, stream);
+  attend_with(launch_stick_breaking, launch, params.epsilon, nullptr, stream);
+}
+
+void attend(const DeviceAttend& launch, const DeviceSearch& chosen, cudaStream_t stream) {
+  attend_with(launch_topk, launch, 0.0, chosen.rows, stream);
 }
 
 }  // namespace ringscan::cuda

@@ -18,6 +18,7 @@ decltype(auto) visit_tile_shape(std::int64_t head_dim, F&& f) {
 
 void launch_softmax(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 void launch_cog(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
+void launch_topk(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 void launch_stick_breaking(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 
 /// Copies rows [batch, keys, heads, head_dim] of 16-bit elements to dense [batch, padded, heads, head_dim] at `to`,

@@ -16,6 +16,8 @@ struct RowStrides {
   std::int64_t head = 0;
 };
 
+struct SearchRow;
+
 struct AttendParams {
   std::int64_t num_queries = 0;
   std::int64_t num_keys = 0;
@@ -26,6 +28,9 @@ struct AttendParams {
   const std::int64_t* max_deltas = nullptr;  ///< [num_queries], or nullptr: max_delta alone
   float scale_log2 = 0.0f;                   ///< scale * log2(e)
   float log2_epsilon = 0.0f;                 ///< rows under this are done; -inf: never
+
+  const SearchRow* search = nullptr;  ///< exact top-k, finished: [batch, slot, row]
+  std::int64_t first_key = 0;         ///< global, of the run
 
   // Carried partials, [batch, slot, row] and [batch, slot, row, head_dim].
   float* out = nullptr;

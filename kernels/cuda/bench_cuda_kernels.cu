@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/attend.hpp"
 #include "kernels/cuda/bench_support.cuh"
+#include "kernels/cuda/bench_topk.cuh"
 #include "kernels/cuda/check.hpp"
 #include "mechanism/growing_window.hpp"
 
@@ -125,6 +126,8 @@ int main(int argc, char** argv) {
     for (const Case& c : cases) {
       if (head_dim == 0 || head_dim == c.head_dim) run_case(c, c.seq_len > 100000 && c.epsilon == 0.0 ? 5 : repeats);
     }
+    if (head_dim == 0 || head_dim == 128) cuda::bench::run_topk(repeats, 16, 32768, 128);
+    if (head_dim == 0 || head_dim == 64) cuda::bench::run_topk(repeats, 32, 32768, 64);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "bench_cuda_kernels: %s\n", error.what());

@@ -2,6 +2,7 @@
 // A warpgroup that computes: 64 query rows against the tiles of keys, with the mechanism's weights.
 
 #include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/search.hpp"
 #include "kernels/cuda/wgmma_sm90.cuh"
 #include "kernels/cuda/work_item_sm90.cuh"
 
@@ -65,6 +66,9 @@ class Consumer {
       if (!exists) weights_.carry_in(r, -INFINITY, 0.0f);  // nothing is left to do in such a row
       const bool carried = exists && !p_.starts;
       const std::int64_t at = partial_row(item, row);
+      if constexpr (Weights::kChooses) {
+        weights_.choose_for(r, exists ? p_.search + at : nullptr, p_.scale_log2);
+      }
       if (carried) weights_.carry_in(r, p_.first[at], Weights::kRescales ? p_.sum[at] : 0.0f);
       const float* from = p_.out + at * p_.head_dim;
       for_each_pair(r, [&](int column, float& a, float& b) {
@@ -91,6 +95,7 @@ class Consumer {
     pin(s);
     release(shared_.k_ring, k_at_);
     mask(s, item, tile, unseen);
+    choose(s, tile);
     weights_.weigh(s, p_.scale_log2, unseen, rescale);
     rescale_out(rescale);
     pack(weights, s);
@@ -142,6 +147,7 @@ class Consumer {
     pin(s);
     release(shared_.k_ring, k_at_);
     mask(s, item, tile, unseen);
+    choose(s, tile);
     weights_.weigh(s, p_.scale_log2, unseen, rescale);
     if constexpr (Shape::kPacksAhead) pack(next, s);
     wgmma_wait<0>();
@@ -295,6 +301,11 @@ class Consumer {
         }
       }
     }
+  }
+
+  /// Scores that the mechanism does not take become kNotSeen.
+  __device__ void choose(float (&s)[kScores], std::int32_t tile) {
+    if constexpr (Weights::kChooses) weights_.choose(s, p_.first_key + tile_start<Shape>(p_, tile));
   }
 
   __device__ static void pack(std::uint32_t (&weights)[kScores / 2], const float (&s)[kScores]) {

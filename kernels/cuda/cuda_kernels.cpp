@@ -3,6 +3,7 @@
 // on the device and read at settle(). The search waits.
 
 #include <algorithm>
+#include <numbers>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "kernels/cuda/linear_backend.hpp"
 #include "kernels/cuda/portable_attend.hpp"
 #include "kernels/cuda/tensor_map.hpp"
+#include "kernels/cuda/topk.hpp"
 #include "kernels/kernels.hpp"
 
 namespace ringscan {
@@ -106,15 +108,17 @@ class CudaKernels final : public Kernels {
   }
   void make(TopkBlock& block, const PartialShape& shape, MemoryLedger*) const override {
     block.shape = shape;
-    block.rows = Buffer(portable::search_rows_bytes(shape), nullptr, memory_);
-    block.bins = Buffer(portable::search_bins_bytes(shape), nullptr, memory_);
-    block.open = Buffer(sizeof(std::uint32_t), nullptr, memory_);
+    block.rows = Buffer(search_rows_bytes(shape), nullptr, memory_);
+    block.bins = Buffer(search_bins_bytes(shape, is_hopper_), nullptr, memory_);
+    block.open = Buffer(search_open_bytes(shape, is_hopper_) + sizeof(float), nullptr, memory_);
+    set_scale(block, 0.0f);
   }
   std::size_t block_bytes(const Mechanism& mechanism, const PartialShape& shape) const override {
     const std::size_t lse = out_bytes(shape) + 2 * row_bytes(shape);
     const auto* sparse = std::get_if<SparseParams>(&mechanism);
     if (sparse == nullptr || sparse->select == SparseSelect::kWindow) return lse + sizeof(std::uint32_t);
-    return lse + portable::search_rows_bytes(shape) + portable::search_bins_bytes(shape) + sizeof(std::uint32_t);
+    return lse + search_rows_bytes(shape) + search_bins_bytes(shape, is_hopper_) +
+           search_open_bytes(shape, is_hopper_) + sizeof(float);
   }
   std::size_t scratch_bytes(std::int64_t, std::int64_t, std::int64_t) const override { return std::size_t{1} << 20; }
 
@@ -127,6 +131,12 @@ class CudaKernels final : public Kernels {
   }
   AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
     if (is_empty(task)) return {};
+    if (searches_hopper(task, chosen)) {
+      DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
+      launch.starts = take_identity(block);
+      cuda::attend(launch, search_of(chosen), stream_.get());
+      return stats_of(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false, heartbeat);
+    }
     portable::attend(launch_of(task, partial_of(block)), search_of(chosen), stream_.get());
     return stats_of(task, portable::kQueryTile, portable::kKeyTile, false, heartbeat);
   }
@@ -137,17 +147,32 @@ class CudaKernels final : public Kernels {
     block.first_query = sample.query_run.begin;
     if (rows_of(block.shape) == 0) return;
     const Buffer kept = on_device(keys_kept);
-    portable::start_search(sample, kept.as<std::int64_t>(), search_of(block), stream_.get());
+    if (searches_hopper(sample, block)) {
+      set_scale(block, sample.scale * std::numbers::log2e_v<float>);
+      cuda::start_search(sample, kept.as<std::int64_t>(), *std::max_element(keys_kept.begin(), keys_kept.end()),
+                         search_of(block), words_of(workspace_), stream_.get());
+    } else {
+      portable::start_search(sample, kept.as<std::int64_t>(), search_of(block), stream_.get());
+    }
     stream_.wait();
   }
   void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) override {
     if (is_empty(task)) return;
-    portable::count(task, search_of(block), stream_.get());
+    if (searches_hopper(task, block)) {
+      cuda::count(task, search_of(block), nullptr, words_of(workspace_), stream_.get());
+    } else {
+      portable::count(task, search_of(block), stream_.get());
+    }
     stream_.wait(heartbeat);
   }
   void count_and_add(const AttendTask& task, TopkBlock& block, LseBlock& all, Heartbeat& heartbeat) override {
     if (is_empty(task)) return;
-    portable::count_and_add(task, search_of(block), partial_of(all), stream_.get());
+    if (searches_hopper(task, block)) {
+      const DevicePartial weights = partial_of(all);
+      cuda::count(task, search_of(block), &weights, words_of(workspace_), stream_.get());
+    } else {
+      portable::count_and_add(task, search_of(block), partial_of(all), stream_.get());
+    }
     stream_.wait(heartbeat);
   }
   bool narrow(TopkBlock& block) const override {
@@ -220,6 +245,14 @@ class CudaKernels final : public Kernels {
            tma_readable(task.v) && task.scale > 0.0f;
   }
 
+  /// The same for a round of counting and for the attend() that follows it, so that both see the same scores: whatever
+  /// is asked of v is asked of the block, since v does not travel in a round.
+  bool searches_hopper(const AttendTask& task, const TopkBlock& block) const {
+    const std::int64_t head_dim = task.q.shape[3];
+    return is_hopper_ && head_dim % 8 == 0 && head_dim <= 256 && block.shape.v_dim == head_dim &&
+           task.q.type == task.k.type && tma_readable(task.q) && tma_readable(task.k) && task.scale > 0.0f;
+  }
+
   template <typename T>
   Buffer on_device(std::span<const T> list) const {
     Buffer buffer(list.size_bytes(), nullptr, memory_);
@@ -238,14 +271,27 @@ class CudaKernels final : public Kernels {
     return launch;
   }
 
-  portable::DeviceSearch search_of(const TopkBlock& block) const {
-    const auto words = [](const Buffer& buffer) { return const_cast<std::uint32_t*>(buffer.as<std::uint32_t>()); };
-    portable::DeviceSearch search;
+  static std::uint32_t* words_of(const Buffer& buffer) {
+    return const_cast<std::uint32_t*>(buffer.as<std::uint32_t>());
+  }
+  /// The last word behind the flags: scale log2(e) of a search that has lists, 0 of any other.
+  void set_scale(TopkBlock& block, float scale_log2) const {
+    memory_.copy_in(block.open.as<std::byte>() + block.open.size_bytes() - sizeof(float), &scale_log2, sizeof(float));
+  }
+  float scale_of(const TopkBlock& block) const {
+    float scale_log2 = 0.0f;
+    memory_.copy_out(&scale_log2, block.open.as<std::byte>() + block.open.size_bytes() - sizeof(float), sizeof(float));
+    return scale_log2;
+  }
+  DeviceSearch search_of(const TopkBlock& block) const {
+    DeviceSearch search;
     search.shape = block.shape;
     search.first_query = block.first_query;
-    search.rows = const_cast<portable::SearchRow*>(block.rows.as<portable::SearchRow>());
-    search.bins = words(block.bins);
-    search.open = words(block.open);
+    search.rows = const_cast<SearchRow*>(block.rows.as<SearchRow>());
+    search.bins = words_of(block.bins);
+    search.open = words_of(block.open);
+    search.has_lists = is_hopper_;
+    search.scale_log2 = scale_of(block);
     return search;
   }
 

@@ -77,6 +77,7 @@ void count_keys(const AttendTask& task, const DeviceSearch& search, const Device
   PortableParams p = score_params(task);
   p.search = search.rows;
   p.bins = search.bins;
+  p.search_words = search_words(search.has_lists);
   p.starts = false;
   if (all != nullptr) {
     p.first = all->first;
@@ -107,8 +108,9 @@ void attend(const DeviceAttend& launch, const DeviceSearch& chosen, cudaStream_t
 
 void start_search(const AttendTask& sample, const std::int64_t* keys_kept, const DeviceSearch& search,
                   cudaStream_t stream) {
-  PortableParams p = score_params(sample);
+  PortableParams p = score_params(sample);  // its keys are looked at by all rows
   p.bins = search.bins;
+  p.search_words = search_words(search.has_lists);
   if (p.num_items == 0) return;
   if (p.num_keys > 0) launch_sample(p, stream);
   begin_rows(search, keys_kept, sample_size(p.num_keys), stream);

@@ -15,6 +15,7 @@
 
 #include "core/tensor_view.hpp"
 #include "kernels/cuda/attend.hpp"
+#include "kernels/cuda/search.hpp"
 #include "kernels/kernels.hpp"
 
 namespace ringscan::cuda::portable {
@@ -55,35 +56,12 @@ void finish_softmax(const FinishTask& task, const DevicePartial& block, const De
 void finish_stick_breaking(const FinishTask& task, const StickBreakingParams& params, const DevicePartial& block,
                            cudaStream_t stream);
 
-/// One row of the search for its k-th largest score; opaque but to these functions.
-struct SearchRow {
-  std::int64_t wanted;  ///< keys kept
-  std::int64_t over;    ///< keys over the range, counted in this round
-  std::int64_t first;   ///< positions: of the threshold's keys, those from `first` on are kept or searched
-  std::int64_t last;
-  std::int32_t low;  ///< the range of scores, as ordered bits
-  std::int32_t high;
-  std::int32_t phase;
-  std::int32_t shift;  ///< bins are 2^shift wide
-};
-
-inline constexpr std::int64_t kSearchBins = 256;
-
-/// The search of kernels.hpp's TopkBlock, on a device.
-struct DeviceSearch {
-  PartialShape shape;             ///< v_dim is 0
-  std::int64_t first_query = 0;   ///< global token of row 0
-  SearchRow* rows = nullptr;      ///< [batch, slots, rows]
-  std::uint32_t* bins = nullptr;  ///< [batch, slots, rows, kSearchBins]; not needed once the search is over
-  std::uint32_t* open = nullptr;  ///< one word: rows whose choice is not exact yet, as of the last narrow()
-};
-
-constexpr std::size_t search_rows_bytes(const PartialShape& shape) {
-  return static_cast<std::size_t>(shape.batch * shape.slots * shape.rows) * sizeof(SearchRow);
-}
-constexpr std::size_t search_bins_bytes(const PartialShape& shape) {
-  return static_cast<std::size_t>(shape.batch * shape.slots * shape.rows * kSearchBins) * sizeof(std::uint32_t);
-}
+// The search lies in memory as of search.hpp; without lists here.
+using cuda::DeviceSearch;
+using cuda::kSearchBins;
+using cuda::search_bins_bytes;
+using cuda::search_rows_bytes;
+using cuda::SearchRow;
 
 /// Begins a search for the keys_kept[row] (device memory, [rows]) largest scores of each row, the same for all slots
 /// and batch items. sample.q, slots, query_run and scale are of the rows; the keys of sample.k (sample.key_run may be

@@ -31,14 +31,18 @@ struct RowCounts {
     const std::int32_t ordered = ordered_bits(x);
     if (ordered > high[i]) ++over[i];
     if (ordered > high[i] || ordered < low[i]) return;
+    const std::int64_t row = tile.partial_row(p, QueryTile::row_of(i));
+    if (phase[i] == kListed || phase[i] == kListedTies) {  // bins then
+      p.bins[row * p.search_words + kPartKeys] = kOverflowed;
+      return;
+    }
     std::int64_t offset = static_cast<std::uint32_t>(ordered) - static_cast<std::uint32_t>(low[i]);
     if (phase[i] == kTies) {
       if (key > last[i]) ++over[i];
       if (key > last[i] || key < first[i]) return;
       offset = key - first[i];
     }
-    const std::int64_t row = tile.partial_row(p, QueryTile::row_of(i));
-    atomicAdd(p.bins + row * kSearchBins + (offset >> shift[i]), 1u);
+    atomicAdd(p.bins + row * p.search_words + (offset >> shift[i]), 1u);
   }
   __device__ void end(const PortableParams& p, const QueryTile& tile) {
 #pragma unroll
@@ -104,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (!tile.exists(p, i)) continue;
-      std::uint32_t* bins = p.bins + tile.partial_row(p, QueryTile::row_of(i)) * kSearchBins;
+      std::uint32_t* bins = p.bins + tile.partial_row(p, QueryTile::row_of(i)) * p.search_words;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const std::int64_t key = first + QueryTile::tx() + 16 * j;

@@ -35,7 +35,8 @@ struct PortableParams {
   bool starts = true;
 
   SearchRow* search = nullptr;    ///< [batch, slot, row]
-  std::uint32_t* bins = nullptr;  ///< [batch, slot, row, kSearchBins]
+  std::uint32_t* bins = nullptr;  ///< [batch, slot, row, search_words]
+  std::int64_t search_words = kSearchBins;
 
   int head_dim = 0;
   int v_dim = 0;
@@ -46,9 +47,6 @@ struct PortableParams {
   std::uint16_t q_head[kMaxSlots];
   std::uint16_t kv_head[kMaxSlots];
 };
-
-/// Phases of a row's search; as on the CPU.
-enum Phase : std::int32_t { kNarrowing, kGuessed, kTies, kExact };
 
 inline constexpr int kThreads = 256;
 /// Keys of a sample that are looked at.

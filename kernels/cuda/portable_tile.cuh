@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/portable_params.hpp"
+#include "kernels/cuda/score_order.cuh"
 
 namespace ringscan::cuda::portable {
 
@@ -63,13 +64,6 @@ __device__ inline void load_tile(float* to, int stride, const RowsIn& from, int 
       to[row * stride + d] = exists && d < dim ? load_element(from.data, from.type, at + d) : 0.0f;
     }
   }
-}
-
-/// A score's bits, ordered as integers. -0 is 0, NaN the largest, so that it is chosen and seen.
-__device__ inline std::int32_t ordered_bits(float score) {
-  if (score != score) return 0x7fffffff;
-  const std::int32_t bits = __float_as_int(__fadd_rn(score, 0.0f));
-  return bits ^ (bits >> 31 & 0x7fffffff);
 }
 
 /// A tile of queries, the keys it may see, and what of them each of a thread's four rows sees.

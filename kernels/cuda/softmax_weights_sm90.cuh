@@ -13,6 +13,7 @@ class SoftmaxWeights {
   static constexpr bool kStopsEarly = false;
   static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kRescales = true;
+  static constexpr bool kChooses = false;
 
   __device__ void begin(int r) {
     max_[r] = -INFINITY;

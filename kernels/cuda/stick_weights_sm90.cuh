@@ -19,6 +19,7 @@ class StickWeights {
   static constexpr bool kStopsEarly = true;
   static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kRescales = false;
+  static constexpr bool kChooses = false;
 
   __device__ void begin(int r) { log2_stick_[r] = 0.0f; }
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }

@@ -17,9 +17,6 @@
 namespace ringscan {
 namespace {
 
-/// Keys of the rank's own shard that say where the search begins to look.
-constexpr std::int64_t kSampleKeys = 256;
-
 AnyView without_values(const AnyView& v) {
   AnyView none = v;
   none.shape[3] = 0;
@@ -202,22 +199,22 @@ class SparsePass {
     }
   }
 
-  /// Looks at keys spread over this rank's tokens.
+  /// Looks at keys of this rank's own tokens. They are in the order of the sequence, so a row sees those up to its own
+  /// place among them: it is there that their run is laid.
   void start_search(Rows& rows) {
     const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-    kernels_.make(rows.search, shape_of(rows, 0), ledger_);
-    const std::int64_t step = std::max<std::int64_t>(1, ceil_div(task_.k.shape[1], kSampleKeys));
+    kernels_.make(rows.search, shape_of(rows, task_.v.shape[3]), ledger_);
+    const Chunk& chunk = *rows.chunk;
     AttendTask task;
-    task.q = task_.q.tokens(rows.chunk->local_begin, rows.chunk->run.size());
+    task.q = task_.q.tokens(chunk.local_begin, chunk.run.size());
     task.k = task_.k;
-    task.k.shape[1] = task_.k.shape[1] / step;
-    task.k.strides[1] *= step;
     task.v = without_values(task.k);
     task.slots = task_.slots;
-    task.query_run = task_.positions(rows.chunk->run);
-    task.key_run = {0, task.k.shape[1]};
+    task.query_run = task_.positions(chunk.run);
+    task.key_run = {task.query_run.begin - chunk.local_begin,
+                    task.query_run.begin - chunk.local_begin + task.k.shape[1]};
+    task.band = band_;
     task.scale = static_cast<float>(task_.scale);
-    task.key_block = kSampleKeys;
     kernels_.start_search(task, rows.kept, rows.search);
   }
 

@@ -85,8 +85,7 @@ void finish_with(Kernels& kernels, const AttentionCase& problem, const Activatio
 int search(Kernels& kernels, const std::vector<AttendTask>& tasks, std::span<const std::int64_t> kept, TopkBlock& block,
            LseBlock& all) {
   Heartbeat heartbeat;
-  AttendTask sample = without_values(tasks.front());
-  sample.band = Band{};
+  const AttendTask sample = without_values(tasks.front());
   kernels.start_search(sample, kept, block);
   for (int round = 1;; ++round) {
     for (const AttendTask& task : tasks) {
@@ -122,7 +121,9 @@ Result run_with(Kernels& kernels, const AttentionCase& problem, const Activation
   Result result;
   const bool is_topk = params.select == SparseSelect::kTopk;
   if (is_topk) {
-    kernels.make(chosen, shape, nullptr);
+    PartialShape chosen_shape = shape;
+    chosen_shape.v_dim = problem.v_dim;
+    kernels.make(chosen, chosen_shape, nullptr);
     result.search_rounds = search(kernels, tasks, kept, chosen, all);
   }
   shape.v_dim = problem.v_dim;

@@ -1,0 +1,39 @@
+#pragma once
+// What the host prepares for the Hopper kernels, whichever they are.
+
+#include <cuda_runtime_api.h>
+
+#include <string>
+
+#include "kernels/cuda/attend.hpp"
+#include "kernels/cuda/attend_params_sm90.hpp"
+
+namespace ringscan::cuda {
+
+/// @throws Error(kFailure) "CUDA attend: `wanted`" unless it holds.
+void require(bool holds, const std::string& wanted);
+/// @throws Error(kFailure) where the current device is not of compute capability 9.x.
+void require_hopper();
+/// q and k (v is not looked at) as TMA and the matrix instructions take them.
+void require_scores(const AttendTask& task);
+
+/// Of queries in tiles of `rows_a_tile`, their keys and the order of the work; loadable_keys is that of k.
+AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std::uint32_t* workspace);
+
+/// A dense copy with at least `tile` keys where the run has fewer, freed on the stream behind the launch.
+class PaddedKeys {
+ public:
+  PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream);
+  ~PaddedKeys();
+  PaddedKeys(const PaddedKeys&) = delete;
+  PaddedKeys& operator=(const PaddedKeys&) = delete;
+
+  const AnyView& view() const { return view_; }
+
+ private:
+  AnyView view_;
+  cudaStream_t stream_;
+  void* copy_ = nullptr;
+};
+
+}  // namespace ringscan::cuda

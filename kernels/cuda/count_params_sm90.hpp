@@ -1,0 +1,48 @@
+#pragma once
+// What the host hands to the counting kernels of exact top-k.
+
+#include "core/element_type.hpp"
+#include "kernels/cuda/attend_params_sm90.hpp"
+#include "kernels/cuda/search.hpp"
+
+namespace ringscan::cuda {
+
+struct CountParams {
+  AttendParams attend;  ///< of `first` and `sum`, those of all weights; no out, no o
+  SearchRow* rows = nullptr;
+  std::uint32_t* words = nullptr;       ///< [row, kListWords]
+  const std::uint32_t* open = nullptr;  ///< flags
+  bool takes_all = false;               ///< rows that are not searched any more, too: their weights are added
+  bool sees_all = false;                ///< rows take keys that they do not see (a sample)
+  std::int64_t first_query = 0;         ///< global
+  std::int64_t key_step = 1;            ///< positions from one key to the next
+};
+
+struct CountMaps {
+  CUtensorMap q;
+  CUtensorMap k;
+};
+
+/// Keys that a first guess is made from.
+inline constexpr int kSampledKeys = 256;
+
+/// As TileShape, without values, so with room for queues. Keys a tile are the same.
+template <int kHeadDim_>
+struct CountShape {
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr int kConsumers = 2;
+  static constexpr int kRows = 64 * kConsumers;
+  static constexpr int kKeys = TileShape<kHeadDim>::kKeys;
+  static constexpr int kStages = 3;
+  static constexpr int kQueryBuffers = TileShape<kHeadDim>::kQueryBuffers;
+  static constexpr int kQueryBytes = kRows * kHeadDim * 2;
+  static constexpr int kKeyBytes = kKeys * kHeadDim * 2;
+  static constexpr int kLoaderRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kThreads = 128 * (kConsumers + 1);
+};
+
+void launch_count(const CountParams& params, const CountMaps& maps, ElementType type, bool adds, cudaStream_t stream);
+void launch_guess(const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t stream);
+
+}  // namespace ringscan::cuda
