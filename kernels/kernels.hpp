@@ -89,7 +89,7 @@ struct StickBlock {
 /// narrowed, round by round; among keys of one score, a range of positions. Opaque but to its backend; memory O(bins)
 /// a row.
 struct TopkBlock {
-  PartialShape shape;            ///< v_dim is 0
+  PartialShape shape;            ///< v_dim is that of the attend() to come
   std::int64_t first_query = 0;  ///< global token of row 0
   Buffer rows;
   Buffer bins;  ///< empty once the search is over
@@ -170,7 +170,8 @@ class Kernels {
   virtual AttendStats settle(Heartbeat&) { return {}; }
 
   /// A search for the `keys_kept` (one a query row, at most as many as it sees) largest scores of each row. The keys of
-  /// `sample`, which any row may see, only say where to look first: no result depends on them.
+  /// `sample`, all of this rank's with places and a band as if they were the sequence, only say where to look first: no
+  /// result depends on them.
   virtual void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) = 0;
   /// One round: counts the task's keys. All keys of the rows are to be counted before narrow().
   virtual void count(const AttendTask& task, TopkBlock& block, Heartbeat& heartbeat) = 0;
