@@ -111,6 +111,30 @@ TEST_CASE("keys of a context come to the device block by block") {
   SUCCEED();
 }
 
+TEST_CASE("backend = cuda without a GPU for every rank is one line on all ranks") {
+  for_each_world([](Transport& transport) {
+    const Folder folder(transport);
+    const RunConfig config = make_config(folder.file("o.h5"), "mechanism = softmax\nbackend = cuda\n");
+    RunContext context = make_context(transport);
+    const int devices = count_cuda_devices();
+    context.ranks_on_node = devices + 1;
+    std::string message;
+    try {
+      run(config, context);
+    } catch (const Error& error) {
+      expect(transport, error.code() == ExitCode::kBadInput && error.is_collective());
+      message = error.what();
+    }
+    std::string wanted = "backend = cuda: found " + std::to_string(devices + 1) + " ranks on a node with ";
+    if (devices == 0) wanted = "backend = cuda: found no GPU";
+    if (!has_cuda_backend()) wanted = "backend = cuda: this build has no CUDA backend";
+    expect(transport, message.starts_with(wanted) && message.find('\n') == std::string::npos);
+    expect(transport, folder.files() == 0);
+    transport.barrier();
+  });
+  SUCCEED();
+}
+
 TEST_CASE("a tensor goes to another memory and back; on the host it stays where it is") {
   FarMemory far;
   const std::vector<float> values{1, 2, 3, 4, 5, 6};
