@@ -315,14 +315,16 @@ class ScanBlock {
       store_as<ElementType::kBfloat16>(u, z, first, end, buffer);
     } else if (p_.y_type == ElementType::kFloat32) {
       store_as<ElementType::kFloat32>(u, z, first, end, buffer);
-    } else {
+    } else if (p_.y_type == ElementType::kFloat16) {
       store_as<ElementType::kFloat16>(u, z, first, end, buffer);
+    } else {
+      store_as<ElementType::kFloat64>(u, z, first, end, buffer);
     }
   }
   template <ElementType kType>
   __device__ void store_as(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
                            int buffer) const {
-    std::int64_t at = batch_offset_of_y() + (first + token_of(0)) * p_.y_strides.row;
+    std::int64_t at = batch_ * p_.y_strides.batch + (first + token_of(0)) * p_.y_strides.row + staged_;
     const auto left = static_cast<int>(min(end - first, std::int64_t{kScanTokens}));
 #pragma unroll
     for (int i = 0; i < kElements; ++i, at += kParts * p_.y_strides.row) {
@@ -332,7 +334,6 @@ class ScanBlock {
       portable::store_element(p_.y, kType, at, y);
     }
   }
-  __device__ std::int64_t batch_offset_of_y() const { return batch_ * p_.y_strides.batch + staged_; }
 
   __device__ void sum_deltas(std::int64_t begin, std::int64_t end) {
     constexpr int kAtOnce = 8;
