@@ -43,7 +43,7 @@ class CogWeights : public SoftmaxWeights<kLift_> {
   static constexpr float kMostInexact = 40.0f;
 
   /// Of the rows' magnitudes in the quad: the largest, or where scores are small and weights need no lift, the largest
-  /// sum of two, which is less than twice that and takes a third of the time.
+  /// sum of two, which is at most twice that and takes a third of the time.
   template <int kSize>
   __device__ static void find_bounds(const float (&s)[kSize], float scale_log2, float (&bound)[2]) {
     if constexpr (kLift == 0) {
@@ -56,8 +56,7 @@ class CogWeights : public SoftmaxWeights<kLift_> {
           const float far = fabsf(s[i + 4 + 2 * r]) + fabsf(s[i + 4 + 2 * r + 1]);
           most[r] = __vimax3_s32(most[r], __float_as_int(near), __float_as_int(far));
         }
-        most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 1));
-        most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 2));
+        most[r] = quad_max(most[r]);
         bound[r] = __int_as_float(most[r]);
       }
       const bool suffices = bound[0] * scale_log2 <= kMostInexact && bound[1] * scale_log2 <= kMostInexact;

@@ -1,34 +1,20 @@
-#include <algorithm>
-
 #include "kernels/cuda/attend_launch_sm90.hpp"
-#include "kernels/cuda/check.hpp"
 #include "kernels/cuda/count_sm90.cuh"
+#include "kernels/cuda/launch_persistent.cuh"
 
 namespace ringscan::cuda {
 namespace {
-
-template <typename Shape, typename Element, CountWork kWork>
-void launch_member(const CountParams& params, const CountMaps& maps, cudaStream_t stream) {
-  constexpr int kSharedBytes = sizeof(CountTiles<Shape>) + 1024;  // room to align
-  const auto kernel = count_kernel<Shape, Element, kWork>;
-  int device = 0;
-  int num_multiprocessors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-  const unsigned blocks = std::min(static_cast<unsigned>(num_multiprocessors), params.attend.num_items);
-  kernel<<<blocks, Shape::kThreads, kSharedBytes, stream>>>(params, maps);
-  check(cudaGetLastError());
-}
 
 template <CountWork kWork>
 void launch(const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t stream) {
   visit_tile_shape(params.attend.head_dim, [&](auto shape) {
     using Shape = CountShape<decltype(shape)::kHeadDim>;
     if (type == ElementType::kBfloat16) {
-      launch_member<Shape, Bf16, kWork>(params, maps, stream);
+      launch_persistent<CountTiles<Shape>, Shape::kThreads>(count_kernel<Shape, Bf16, kWork>, params.attend.num_items,
+                                                            params, maps, stream);
     } else {
-      launch_member<Shape, Fp16, kWork>(params, maps, stream);
+      launch_persistent<CountTiles<Shape>, Shape::kThreads>(count_kernel<Shape, Fp16, kWork>, params.attend.num_items,
+                                                            params, maps, stream);
     }
   });
 }

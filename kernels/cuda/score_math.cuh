@@ -29,6 +29,10 @@ __device__ inline float quad_max(float x) {
   x = fmaxf(x, quad_xor(x, 1));
   return fmaxf(x, quad_xor(x, 2));
 }
+__device__ inline int quad_max(int x) {
+  x = max(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
+  return max(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
+}
 
 inline constexpr float kLn2 = 0.693147180559945f;
 inline constexpr float kLog2E = 1.442695040888963f;

@@ -94,8 +94,7 @@ class SoftmaxWeights {
       for (int i = 0; i < kSize; i += 4) {
         most[r] = __vimax3_s32(most[r], __float_as_int(s[i + 2 * r]), __float_as_int(s[i + 2 * r + 1]));
       }
-      most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 1));
-      most[r] = max(most[r], __shfl_xor_sync(0xFFFFFFFFu, most[r], 2));
+      most[r] = quad_max(most[r]);
       tile_max[r] = __int_as_float(most[r]);
     }
     const bool unsure = (most[0] < 0 && !(max_[0] >= 0.0f)) || (most[1] < 0 && !(max_[1] >= 0.0f));

@@ -6,6 +6,7 @@
 #include "kernels/cuda/portable_attend.hpp"
 #include "kernels/reference/oracle.hpp"
 #include "mechanism/growing_window.hpp"
+#include "tests/kernels_cuda/device_partial.hpp"
 #include "tests/kernels_cuda/device_tensor.hpp"
 #include "tests/support/catch.hpp"
 
@@ -13,6 +14,7 @@ using namespace ringscan;
 using cuda::DevicePartial;
 using cuda::testing::bound_of;
 using cuda::testing::DeviceArray;
+using cuda::testing::Partial;
 using cuda::testing::random_rounded;
 using cuda::testing::Tensor;
 namespace portable = cuda::portable;
@@ -29,20 +31,6 @@ struct Case {
   bool joins = false;   ///< the first cut in a partial of its own
   float q_step = 0.0f;  ///< q and k rounded to multiples: ties
   std::uint32_t seed = 1;
-};
-
-/// A partial in device memory.
-struct Partial {
-  DeviceArray out, first, sum;
-  DevicePartial device;
-  explicit Partial(const PartialShape& shape)
-      : out(bytes(shape) * static_cast<std::size_t>(std::max<std::int64_t>(1, shape.v_dim))),
-        first(bytes(shape)),
-        sum(bytes(shape)),
-        device{shape, out.as<float>(), first.as<float>(), sum.as<float>()} {}
-  static std::size_t bytes(const PartialShape& shape) {
-    return 4 * static_cast<std::size_t>(shape.batch * shape.slots * shape.rows);
-  }
 };
 
 class Run {

@@ -8,12 +8,14 @@
 #include "kernels/cuda/topk.hpp"
 #include "kernels/reference/oracle.hpp"
 #include "mechanism/growing_window.hpp"
+#include "tests/kernels_cuda/device_partial.hpp"
 #include "tests/kernels_cuda/device_tensor.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace ringscan;
 using cuda::DevicePartial;
 using cuda::testing::DeviceArray;
+using cuda::testing::Partial;
 using cuda::testing::Tensor;
 
 namespace {
@@ -40,19 +42,6 @@ struct Case {
   int most_rounds = 14;
   std::int64_t row_step = 1;  ///< rows compared
   std::uint32_t seed = 1;
-};
-
-struct Partial {
-  DeviceArray out, first, sum;
-  DevicePartial device;
-  explicit Partial(const PartialShape& shape)
-      : out(bytes(shape) * static_cast<std::size_t>(std::max<std::int64_t>(1, shape.v_dim))),
-        first(bytes(shape)),
-        sum(bytes(shape)),
-        device{shape, out.as<float>(), first.as<float>(), sum.as<float>()} {}
-  static std::size_t bytes(const PartialShape& shape) {
-    return 4 * static_cast<std::size_t>(shape.batch * shape.slots * shape.rows);
-  }
 };
 
 class Run {
