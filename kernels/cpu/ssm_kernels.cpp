@@ -40,9 +40,10 @@ struct ChannelBlock {
   bool is_whole_vectors() const { return padded() == static_cast<std::size_t>(count); }
 };
 
-/// As many channels as have their states in the first cache, in whole vectors.
+/// As many channels as have their states in the second cache with room to spare, in whole vectors: a vector's leave it
+/// once for several tokens, and wide runs of channels are what memory delivers fast.
 std::int64_t channels_at_once(std::int64_t d_state) {
-  constexpr std::size_t kStateBytes = 32 * 1024;
+  constexpr std::size_t kStateBytes = 64 * 1024;
   const std::size_t fit = kStateBytes / (2 * sizeof(float) * static_cast<std::size_t>(d_state));
   return static_cast<std::int64_t>(std::clamp(fit / kSsmLanes * kSsmLanes, kSsmLanes, kSsmChannels));
 }

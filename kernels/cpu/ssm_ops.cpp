@@ -104,62 +104,113 @@ HWY_INLINE Floats Gated(const ScanBlock& block, const TokenRow& row, std::size_t
   return block.z.data == nullptr ? y : hn::Mul(y, hn::Load(d, row.gate + i));
 }
 
-/// N states of the lanes in hand: h takes one token's step, and y what it gives.
-template <std::size_t N>
-HWY_INLINE void ScanStates(float* HWY_RESTRICT states, const float* HWY_RESTRICT b, const float* HWY_RESTRICT c,
-                           Floats delta, Floats input, Floats& y) {
-  const FloatTag d;
-  Floats less1[N];
-#pragma GCC unroll 8
-  for (std::size_t i = 0; i < N; ++i) less1[i] = hn::Mul(delta, hn::LoadU(d, states + 2 * i * kSsmLanes));
-  DecayLess1(less1);
-#pragma GCC unroll 8
-  for (std::size_t i = 0; i < N; ++i) {
-    float* h = states + (2 * i + 1) * kSsmLanes;
-    const Floats old = hn::LoadU(d, h);
-    const Floats fresh = hn::Add(old, hn::MulAdd(old, less1[i], hn::Mul(input, hn::Set(d, b[i]))));
-    hn::StoreU(fresh, d, h);
-    y = hn::MulAdd(fresh, hn::Set(d, c[i]), y);
-  }
-}
-
 HWY_INLINE float* StatesAt(const ScanBlock& block, std::size_t channel) {
   return block.states + channel / kSsmLanes * (2 * block.d_state * kSsmLanes) + channel % kSsmLanes;
 }
 
-/// Rows of another token are on their way while this one computes.
-HWY_INLINE void FetchAhead(const ScanBlock& block, std::size_t t, std::size_t i) {
-  constexpr std::size_t kTokensAhead = 4;
-  const std::size_t then = std::min(t + kTokensAhead, block.last_token);
-  for (const ScanRows* rows : {&block.u, &block.delta, &block.z}) {
-    if (rows->data != nullptr) hwy::Prefetch(rows->data + then * rows->stride + i);
+/// Tokens that N states of a vector of channels walk without leaving the registers.
+constexpr std::size_t kTokensAtOnce = 4;
+
+/// Such tokens, in rows of one after another: rows as they lie in an activation are often a power of two apart, and
+/// more than a few columns of those do not fit the first cache.
+struct TokenTile {
+  HWY_ALIGN float delta[kTokensAtOnce][kSsmChannels];
+  HWY_ALIGN float input[kTokensAtOnce][kSsmChannels];  ///< delta u
+  HWY_ALIGN float y[kTokensAtOnce][kSsmChannels];
+};
+
+/// Step sizes, inputs and what skips the states, row by row, and the sums of delta.
+HWY_INLINE void BeginTile(const ScanBlock& block, std::size_t first_token, std::size_t tokens, const DeltaSums& sums,
+                          TokenTile& tile) {
+  const FloatTag d;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const float* HWY_RESTRICT raw = block.delta.data + (first_token + t) * block.delta.stride;
+    const float* HWY_RESTRICT u_row = block.u.data + (first_token + t) * block.u.stride;
+    for (std::size_t i = 0; i < block.channels; i += kLanes) {
+      const Floats delta = SoftplusOf(hn::Add(hn::LoadU(d, raw + i), hn::LoadU(d, block.bias + i)));
+      const Floats u = hn::LoadU(d, u_row + i);
+      AddCompensated(delta, sums.high + i, sums.low + i);
+      hn::Store(delta, d, tile.delta[t] + i);
+      hn::Store(hn::Mul(delta, u), d, tile.input[t] + i);
+      hn::Store(hn::Mul(hn::LoadU(d, block.d + i), u), d, tile.y[t] + i);
+    }
   }
-  hwy::Prefetch(block.y + then * block.y_stride + i);
+}
+
+/// N states of one vector of channels take the steps of `tokens`; y takes what they give.
+template <std::size_t N>
+HWY_INLINE void ScanStates(const ScanBlock& block, std::size_t first_token, std::size_t tokens, std::size_t channel,
+                           std::size_t n, TokenTile& tile) {
+  const FloatTag d;
+  constexpr std::size_t kChains = N < 4 ? N : 4;  // as many decays side by side as leave the registers their states
+  float* HWY_RESTRICT states = StatesAt(block, channel) + 2 * n * kSsmLanes;
+  const float* HWY_RESTRICT b = block.b + first_token * block.d_state + n;
+  const float* HWY_RESTRICT c = block.c + first_token * block.d_state + n;
+  Floats h[N];
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < N; ++i) h[i] = hn::LoadU(d, states + (2 * i + 1) * kSsmLanes);
+  for (std::size_t t = 0; t < tokens; ++t, b += block.d_state, c += block.d_state) {
+    const Floats delta = hn::Load(d, tile.delta[t] + channel);
+    const Floats input = hn::Load(d, tile.input[t] + channel);
+    Floats y = hn::Load(d, tile.y[t] + channel);
+#pragma GCC unroll 8
+    for (std::size_t first = 0; first < N; first += kChains) {
+      Floats less1[kChains];
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < kChains; ++i) {
+        less1[i] = hn::Mul(delta, hn::LoadU(d, states + 2 * (first + i) * kSsmLanes));
+      }
+      DecayLess1(less1);
+#pragma GCC unroll 8
+      for (std::size_t i = 0; i < kChains; ++i) {
+        Floats& old = h[first + i];
+        old = hn::Add(old, hn::MulAdd(old, less1[i], hn::Mul(input, hn::Set(d, b[first + i]))));
+        y = hn::MulAdd(old, hn::Set(d, c[first + i]), y);
+      }
+    }
+    hn::Store(y, d, tile.y[t] + channel);
+  }
+#pragma GCC unroll 8
+  for (std::size_t i = 0; i < N; ++i) hn::StoreU(h[i], d, states + (2 * i + 1) * kSsmLanes);
+}
+
+/// y, gated, to where it belongs.
+HWY_INLINE void EndTile(const ScanBlock& block, std::size_t first_token, std::size_t tokens, const TokenTile& tile) {
+  const FloatTag d;
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const float* HWY_RESTRICT z = block.z.data + (first_token + t) * block.z.stride;
+    float* HWY_RESTRICT to = block.y + (first_token + t) * block.y_stride;
+    for (std::size_t i = 0; i < block.channels; i += kLanes) {
+      const Floats y = hn::Load(d, tile.y[t] + i);
+      hn::StoreU(block.z.data == nullptr ? y : hn::Mul(y, SiluOf(hn::LoadU(d, z + i))), d, to + i);
+    }
+  }
+}
+
+/// The rows that the next tile reads are on their way to the second cache while this one computes.
+HWY_INLINE void FetchAhead(const ScanBlock& block, std::size_t first_token, std::size_t channel) {
+  for (std::size_t t = first_token; t < first_token + kTokensAtOnce; ++t) {
+    const std::size_t then = std::min(t + kTokensAtOnce, block.last_token);
+    for (const ScanRows* rows : {&block.u, &block.delta, &block.z}) {
+      if (rows->data != nullptr) __builtin_prefetch(rows->data + then * rows->stride + channel, 0, 2);
+    }
+    __builtin_prefetch(block.y + then * block.y_stride + channel, 1, 2);
+  }
 }
 
 void Scan(const ScanBlock& block, const DeltaSums& sums) {
-  const FloatTag d;
-  constexpr std::size_t kAtOnce = 8;
-  TokenRow row;
-  for (std::size_t t = 0; t < block.tokens; ++t) {
-    PrepareRow(block, t, row);
-    const float* b = block.b + t * block.d_state;
-    const float* c = block.c + t * block.d_state;
+  constexpr std::size_t kStates = 8;
+  TokenTile tile;
+  for (std::size_t first = 0; first < block.tokens; first += kTokensAtOnce) {
+    const std::size_t tokens = std::min(kTokensAtOnce, block.tokens - first);
+    BeginTile(block, first, tokens, sums, tile);
     for (std::size_t i = 0; i < block.channels; i += kLanes) {
-      FetchAhead(block, t, i);
-      const Floats u = hn::LoadU(d, block.u.data + t * block.u.stride + i);
-      const Floats delta = hn::Load(d, row.delta + i);
-      AddCompensated(delta, sums.high + i, sums.low + i);
-      const Floats input = hn::Mul(delta, u);
-      Floats y = hn::Mul(hn::LoadU(d, block.d + i), u);
-      float* states = StatesAt(block, i);
+      FetchAhead(block, first, i);
       std::size_t n = 0;
-      for (; n + kAtOnce <= block.d_state; n += kAtOnce) {
-        ScanStates<kAtOnce>(states + 2 * n * kSsmLanes, b + n, c + n, delta, input, y);
-      }
-      for (; n < block.d_state; ++n) ScanStates<1>(states + 2 * n * kSsmLanes, b + n, c + n, delta, input, y);
-      hn::StoreU(Gated(block, row, i, y), d, block.y + t * block.y_stride + i);
+      for (; n + kStates <= block.d_state; n += kStates) ScanStates<kStates>(block, first, tokens, i, n, tile);
+      for (; n < block.d_state; ++n) ScanStates<1>(block, first, tokens, i, n, tile);
     }
+    EndTile(block, first, tokens, tile);
   }
 }
 

@@ -9,7 +9,7 @@
 namespace ringscan::cpu {
 
 inline constexpr std::size_t kSsmLanes = 16;      ///< floats in the widest vector
-inline constexpr std::size_t kSsmChannels = 256;  ///< stride: channels of a block at most
+inline constexpr std::size_t kSsmChannels = 512;  ///< stride: channels of a block at most
 inline constexpr std::size_t kSsmTokens = 64;     ///< tokens of a block at most
 
 /// Rows of float32 by token, `stride` apart, channels side by side.
@@ -37,8 +37,7 @@ struct ScanBlock {
   const float* c = nullptr;     ///< [token][d_state]
   const float* d = nullptr;     ///< [kSsmChannels]
   const float* bias = nullptr;  ///< [kSsmChannels]
-  /// [channels / kSsmLanes][d_state][2][kSsmLanes]: A log2 e and h, side by side, so that a block's stay in the first
-  /// cache while tokens go by.
+  /// [channels / kSsmLanes][d_state][2][kSsmLanes]: A log2 e and h, side by side.
   float* states = nullptr;
   float* y = nullptr;
   std::size_t y_stride = 0;
