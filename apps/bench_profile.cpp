@@ -7,10 +7,10 @@
 #include <thread>
 
 #include "apps/bench_scaling.hpp"
+#include "apps/link_measurement.hpp"
 #include "apps/measurement.hpp"
 #include "comm/solo_transport.hpp"
 #include "core/stopwatch.hpp"
-#include "engine/kv_ring.hpp"
 #include "engine/memory_job.hpp"
 #include "engine/resident.hpp"
 #include "engine/run.hpp"
@@ -19,8 +19,6 @@
 namespace ringscan {
 namespace {
 
-constexpr double kPollSeconds = 5e-5;
-constexpr double kLongHopSeconds = 0.25;
 constexpr std::int64_t kMostElements = std::int64_t{1} << 26;  // of q, that are made for a measurement of their own
 
 /// Figures of one kind at one point; medians over the repetitions of the slowest rank's.
@@ -38,6 +36,7 @@ class ProfileBench {
     context.ranks_on_node = job.ranks_on_node;
     context.rank_on_node = job.rank_on_node;
     kernels_ = make_kernels(options.backend, context);
+    device_transport_ = make_device_transport(*kernels_, context, RunConfig().hop_limit_seconds);
     memory_bytes_ = memory_a_rank(job, *kernels_);
     const bool is_cuda = kernels_->name() == "cuda";
     const int processors = static_cast<int>(std::thread::hardware_concurrency());
@@ -45,6 +44,7 @@ class ProfileBench {
     profile_.device = kernels_->device();
     profile_.cores = is_cuda ? job.ranks_on_node : processors;
     profile_.piece_keys = kernels_->piece_keys();
+    profile_.sends_from_shard = !kernels_->memory().is_host() && transport().carries(kernels_->memory());
     profile_.memory_bytes = static_cast<double>(memory_bytes_);
     // More ranks than processors would measure how these are shared.
     most_ = is_cuda ? job.transport.world_size() : std::min(job.transport.world_size(), processors);
@@ -69,6 +69,9 @@ class ProfileBench {
   }
 
  private:
+  /// What a run's passes move keys and states by.
+  Transport& transport() { return device_transport_ ? *device_transport_ : job_.transport; }
+
   template <typename... Arguments>
   void say(const char* format, Arguments... arguments) const {
     if (!job_.is_root()) return;
@@ -221,93 +224,17 @@ class ProfileBench {
     return std::max(0.0, quartiles(times).median - cost.call_seconds) / static_cast<double>(tokens);
   }
 
-  struct Hop {
-    double bytes = 0.0;
-    double pack = 0.0;  ///< buffers made, keys packed; the memory that keys arrive in touched for the first time
-    double warm = 0.0;
-  };
-
-  /// What a hop of the ring takes, as KvRing does it, over `part`.
-  Hop measure_hop(Transport& part, std::int64_t tokens, double* hidden) {
-    const int world = part.world_size();
-    const std::int64_t head_dim = options_.head_dims.front();
-    const LayerShape layer = layer_of(tokens * world, 1, 1, head_dim);
-    const ShardPlan shard{0, SequenceLayout(LayoutKind::kContiguous, tokens * world, world, 1), {0}, {0}, {}};
-    const ShardInput input = make_synthetic_input(study_config("softmax", 1, {}), layer, shard, part.rank(), nullptr);
-    const Resident k(input.k, kernels_->memory()), v(input.v, kernels_->memory());
-    const HeadSlot slot{0, 0};
-    RingStep step;
-    step.kv_rank = part.rank();
-    step.send_to = (part.rank() + 1) % world;
-    step.recv_from = step.next_kv_rank = (part.rank() + world - 1) % world;
-    std::vector<double> packs, warms, exposures;
-    Hop hop;
-    for (int repeat = -1; repeat < options_.repeats; ++repeat) {
-      part.barrier();
-      Stopwatch watch;
-      KvRing ring(shard.layout, {step}, k.view(), v.view(), {&slot, 1}, kernels_->memory(), part, nullptr);
-      hop.bytes = static_cast<double>(ring.message_bytes(part.rank()));
-      {
-        Buffer arriving(ring.message_bytes(part.rank()));
-        arriving.fill_zero();
-      }
-      const double pack = slowest(part, watch.seconds());
-      const auto move = [&] {
-        part.barrier();
-        watch.lap();
-        ring.start(step).wait();
-        ring.advance(step);
-        return slowest(part, watch.seconds());
-      };
-      move();  // into fresh memory
-      const double warm = move();
-      if (repeat < 0) continue;
-      packs.push_back(pack);
-      warms.push_back(warm);
-      if (hidden != nullptr)
-        exposures.push_back(slowest(part, exposed_beside_work(ring, step, part, 3.0 * warm)) / warm);
-    }
-    hop.pack = quartiles(packs).median;
-    hop.warm = quartiles(warms).median;
-    if (hidden != nullptr) *hidden = std::clamp(1.0 - quartiles(exposures).median, 0.0, 1.0);
-    return hop;
-  }
-
   static double slowest(Transport& part, double seconds) { return part.RankGroup::all_reduce(seconds, ReduceOp::kMax); }
 
-  /// Seconds that a transfer takes from a rank that is busy meanwhile and lets it move on now and then, as kernels do.
-  static double exposed_beside_work(KvRing& ring, const RingStep& step, Transport& part, double work_seconds) {
-    part.barrier();
-    double exposed = 0.0;
-    Ticket moving = timed(exposed, [&] { return ring.start(step); });
-    const Stopwatch busy;
-    Stopwatch since;
-    bool is_done = false;
-    while (busy.seconds() < work_seconds) {
-      if (is_done || since.seconds() < kPollSeconds) continue;
-      timed(exposed, [&] { is_done = moving.poll(); });
-      since.lap();
-    }
-    timed(exposed, [&] {
-      moving.wait();
-      ring.advance(step);
-    });
-    return exposed;
-  }
-
   LinkCost measure_link(Transport& part, bool is_inside) {
-    LinkCost link;
-    constexpr std::int64_t kMostTokens = 32768;
-    for (std::int64_t tokens = 1; tokens <= kMostTokens; tokens *= 8) {
-      const Hop hop = measure_hop(part, tokens, &link.hidden);
-      // The ring's messages are long: the longest says the rate, whatever a link lets through in a burst.
-      if (tokens == 1) link.latency_seconds = hop.warm;
-      link.bytes_per_second = hop.bytes / std::max(hop.warm - link.latency_seconds, 1e-9);
-      if (is_inside || job_.ranks_on_node == 1) profile_.pack_bytes_per_second = hop.bytes / hop.pack;
-      if (hop.warm > kLongHopSeconds) break;  // a slow link shows its rate early
-    }
-    say("link %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing\n",
-        is_inside ? "inside a node" : "between nodes", link.latency_seconds * 1e6, link.bytes_per_second * 1e-9,
+    const RingLink found =
+        measure_ring_link(part, kernels_->memory(), options_.dtype, options_.head_dims.front(), options_.repeats);
+    const LinkCost& link = found.link;
+    if (is_inside || job_.ranks_on_node == 1) profile_.pack_bytes_per_second = found.pack_bytes_per_second;
+    say("link %s, %s memory by %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing\n",
+        is_inside ? "inside a node" : "between nodes",
+        std::string(transport().carries(kernels_->memory()) ? kernels_->memory().name() : "host").c_str(),
+        std::string(transport().name()).c_str(), link.latency_seconds * 1e6, link.bytes_per_second * 1e-9,
         link.hidden * 100.0);
     return link;
   }
@@ -317,12 +244,12 @@ class ProfileBench {
     say("\n");
     const int near = std::min(job_.ranks_on_node, most_);
     if (near > 1) {
-      const std::unique_ptr<Transport> part = job_.transport.first_ranks(near);
+      const std::unique_ptr<Transport> part = transport().first_ranks(near);
       if (part) profile_.inside = measure_link(*part, true);
       release_idle(job_.transport, near);
     }
     if (job_.transport.world_size() > job_.ranks_on_node) {
-      profile_.between = measure_link(job_.transport, false);
+      profile_.between = measure_link(transport(), false);
       if (near == 1) profile_.inside = *profile_.between;
     }
   }
@@ -337,6 +264,7 @@ class ProfileBench {
   Job& job_;
   const BenchOptions& options_;
   std::unique_ptr<Kernels> kernels_;
+  std::unique_ptr<Transport> device_transport_;
   std::size_t memory_bytes_ = 0;
   int most_ = 1;
   CostProfile profile_;

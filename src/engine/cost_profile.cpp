@@ -156,6 +156,7 @@ std::string to_json(const CostProfile& profile) {
             {"piece_keys", profile.piece_keys},
             {"exit_tile", profile.exit_tile},
             {"pack_bytes_per_second", profile.pack_bytes_per_second},
+            {"sends_from_shard", profile.sends_from_shard},
             {"memory_bytes", profile.memory_bytes},
             {"inside", json_of(profile.inside)},
             {"between", profile.between ? json_of(*profile.between) : Json()},
@@ -177,6 +178,7 @@ CostProfile parse_cost_profile(const std::string& text, const std::string& sourc
     profile.piece_keys = json.at("piece_keys");
     profile.exit_tile = json.at("exit_tile");
     profile.pack_bytes_per_second = json.at("pack_bytes_per_second");
+    profile.sends_from_shard = json.at("sends_from_shard");
     profile.memory_bytes = json.at("memory_bytes");
     profile.inside = link_of(json.at("inside"));
     if (!json.at("between").is_null()) profile.between = link_of(json.at("between"));

@@ -59,6 +59,7 @@ struct CostProfile {
   std::int64_t piece_keys = 8192;    ///< Kernels::piece_keys()
   double exit_tile = 64.0;           ///< rows and keys of a tile, as early exit sees them
   double pack_bytes_per_second = 0;  ///< of keys and values on their way out, with the ring's buffers made
+  bool sends_from_shard = false;     ///< where all KV heads of a shard travel at once, they are not packed
   double memory_bytes = 0.0;         ///< that a rank had; 0: not known
   LinkCost inside;                   ///< between ranks of a node
   std::optional<LinkCost> between;   ///< between nodes, one flow through one NIC

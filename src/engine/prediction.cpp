@@ -1,6 +1,7 @@
 #include "engine/prediction.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -156,7 +157,8 @@ class Predictor {
     ring.heads = static_cast<double>(layer.batch) * static_cast<double>(group.heads.size());
     ring.token_bytes = element * static_cast<double>(layer.head_dim + layer.v_dim);
     ring.cost = cost;
-    ring.pack_bytes_per_second = request_.profile->pack_bytes_per_second;
+    const bool is_sent_in_place = request_.profile->sends_from_shard && group.kv_heads.size() == shard.kv_heads.size();
+    ring.pack_bytes_per_second = is_sent_in_place ? HUGE_VAL : request_.profile->pack_bytes_per_second;
     ring.piece_keys = request_.profile->piece_keys;
     const std::optional<ReachModel> sticks = sticks_of(shard, pass);
     if (sticks) ring.sticks = &*sticks;

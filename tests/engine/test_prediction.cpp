@@ -159,6 +159,7 @@ TEST_CASE("a kernel's costs are found again from its points, and none is under 0
 TEST_CASE("a profile is read as it was written; what it lacks is named") {
   CostProfile profile = make_profile();
   profile.between = LinkCost{1e-5, 2e9, 0.5};
+  profile.sends_from_shard = true;
   profile.kernels[0].at_once = 4;
   profile.kernels[1].exit_corrections = {{1e-4, 2.0}, {1e-2, 1.0}};
   profile.kernels.push_back(make_cost("softmax"));
@@ -272,6 +273,21 @@ TEST_CASE("a copy by the ranks' own processors hides behind nothing") {
   SimulatedRanks copied(shape);
   simulate_ring(ring, copied);
   CHECK(copied.latest() - hidden.latest() == Approx(2048 * ring.token_bytes / 1e9).epsilon(1e-6));
+}
+
+TEST_CASE("keys that are sent from the shard are not packed, those of some heads are") {
+  RunConfig config;
+  config.assignments = {{SoftmaxParams{}, {}}};
+  CostProfile profile = make_profile();
+  profile.pack_bytes_per_second = 1e7;  // of 1024 tokens' k and v, 2 heads of 64, 4 bytes an element: 0.1 s
+  const double pack = 1024.0 * 2 * 2 * 64 * 4 / profile.pack_bytes_per_second;
+  const double packed = predict_for(config, make_layer(2048, 2, 2), 2, profile).seconds;
+  config.kv_heads_at_once = 1;
+  const double in_groups = predict_for(config, make_layer(2048, 2, 2), 2, profile).seconds;
+  profile.sends_from_shard = true;
+  CHECK(predict_for(config, make_layer(2048, 2, 2), 2, profile).seconds == Approx(in_groups));
+  config.kv_heads_at_once = 0;
+  CHECK(predict_for(config, make_layer(2048, 2, 2), 2, profile).seconds == Approx(packed - pack));
 }
 
 TEST_CASE("head groups that are alike: the walked ones speak for the others") {
