@@ -125,6 +125,8 @@ struct FinishTask {
 };
 
 class LinearKernels;  // kernels/linear_kernels.hpp
+class SsmKernels;     // kernels/ssm_kernels.hpp
+class ChelaKernels;   // kernels/chela_kernels.hpp
 
 /// @pre of all: shapes agree; head_dim and v_dim between 1 and 256 (v_dim 0 where only an LseBlock's weights are
 /// wanted, and in a search); k and v of one element type (float32, float16 or
@@ -194,6 +196,11 @@ class Kernels {
 
   /// The functions of linear attention, which carries a state where the above walk over keys.
   virtual const LinearKernels& linear() const = 0;
+
+  /// The functions of whole blocks (selective scans, Mamba, CHELA), on the same device; this must outlive them. By
+  /// themselves, the CPU's.
+  virtual std::unique_ptr<SsmKernels> make_ssm() const;
+  virtual std::unique_ptr<ChelaKernels> make_chela() const;
 };
 
 /// SIMD on the CPU (Highway): the instruction set is chosen at run time. fp32 arithmetic.

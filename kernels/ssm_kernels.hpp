@@ -68,17 +68,24 @@ class SsmKernels {
  public:
   virtual ~SsmKernels() = default;
 
+  /// Where tasks best lie: the host reads and writes it, but not while a function runs. Tasks may lie anywhere the host
+  /// reaches, then at the price of a copy a call.
+  virtual MemorySpace& memory() const { return host_memory(); }
+  /// True where a scan without output costs little: then ranks take summaries first, and scan once from the right state
+  /// instead of adding what was missing (add_incoming).
+  virtual bool summarizes_first() const { return false; }
+
   ///   delta = softplus(delta + delta_bias);  h_t = exp(delta_t A) h_(t-1) + delta_t B_t u_t;
   ///   y_t = (sum_n C_t[n] h_t[n] + D u_t) silu(z_t)
   /// `state.h` is the state before the first token, and becomes the one after the last; `state.delta_sum` (where it is
-  /// not nullptr) becomes the run's sum. Bits do not depend on how tokens and channels are cut into runs. `y` may be
-  /// the memory of u.
+  /// not nullptr) becomes the run's sum. On the CPU bits do not depend on how tokens and channels are cut into runs.
+  /// `y` may be the memory of u; where kernels summarize first, y.data == nullptr: no output.
   virtual void scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat) = 0;
 
   /// Makes up for a scan that began with a zero state where it should have begun with h_in [batch, channels, d_state]:
   ///   y_t += silu(z_t) sum_n C_t[n] exp(A[n] sum_{s<=t} delta_s) h_in[n]
-  /// up to where that has decayed to nothing (under 2^-64 of h_in). Returns the (batch, token, channel) triples
-  /// visited.
+  /// at least up to where that has decayed to nothing (under 2^-64 of h_in). Returns the (batch, token, channel)
+  /// triples visited.
   virtual std::int64_t add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
                                     Heartbeat& heartbeat) = 0;
 

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "hwy/targets.h"
+#include "kernels/chela_kernels.hpp"
 #include "kernels/cpu/attend_rows.hpp"
 #include "kernels/cpu/attend_walk.hpp"
 #include "kernels/cpu/finish.hpp"
@@ -14,6 +15,7 @@
 #include "kernels/cpu/topk_rows.hpp"
 #include "kernels/cpu/topk_search.hpp"
 #include "kernels/kernels.hpp"
+#include "kernels/ssm_kernels.hpp"
 
 namespace ringscan {
 namespace {
@@ -212,6 +214,14 @@ void CpuKernels::join(StickBlock& near, const StickBlock& far) const {
 }
 
 }  // namespace
+
+std::unique_ptr<SsmKernels> Kernels::make_ssm() const {
+  return make_cpu_ssm_kernels();
+}
+
+std::unique_ptr<ChelaKernels> Kernels::make_chela() const {
+  return make_cpu_chela_kernels();
+}
 
 std::unique_ptr<Kernels> make_cpu_kernels() {
   return std::make_unique<CpuKernels>();

@@ -10,6 +10,7 @@
 
 #include "core/error.hpp"
 #include "kernels/cuda/attend.hpp"
+#include "kernels/cuda/block_backend.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/linear_backend.hpp"
@@ -214,6 +215,8 @@ class CudaKernels final : public Kernels {
   }
 
   const LinearKernels& linear() const override { return *linear_; }
+  std::unique_ptr<SsmKernels> make_ssm() const override { return make_ssm_kernels(stream_); }
+  std::unique_ptr<ChelaKernels> make_chela() const override { return make_chela_kernels(stream_); }
 
  private:
   static bool is_empty(const AttendTask& task) {

@@ -71,10 +71,11 @@ class BlockJob {
     return error;
   }
 
-  Buffer read_slab(const char* dataset, const std::vector<int>& heads, AnyView& view, const Shape4& shape) {
+  Buffer read_slab(const char* dataset, const std::vector<int>& heads, AnyView& view, const Shape4& shape,
+                   MemorySpace& space = host_memory()) {
     const DatasetInfo info = *context_.reader->find(shape_.layer, dataset);
     Buffer slab = timed(figures_.read_seconds, SpanKind::kWait, [&] {
-      return context_.reader->read_slab(info, select(heads), !context_.config->allow_nonfinite, context_.ledger);
+      return context_.reader->read_slab(info, select(heads), !context_.config->allow_nonfinite, context_.ledger, space);
     });
     view = dense_any_view(std::as_const(slab).data(), type_in_memory(info.type), shape);
     return slab;
@@ -113,7 +114,8 @@ class BlockJob {
     }
     Buffer converted;
     const void* data = y.data();
-    if (shape_.output_type != ElementType::kFloat32) {
+    // From memory that a device shares, MPI may not read what it sends on.
+    if (shape_.output_type != ElementType::kFloat32 || &context_.kernels->memory() != &host_memory()) {
       const auto count = static_cast<std::size_t>(shape_.batch * run_.size() * channels);
       converted = Buffer(count * size_of(shape_.output_type), context_.ledger);
       convert_elements(y.data(), ElementType::kFloat32, converted.data(), shape_.output_type, count);
@@ -160,10 +162,11 @@ void BlockJob::run_ssm() {
   SsmPassTask task;
   task.layout = &plan_.layout;
   task.reproducible = context_.config->reproducible;
+  MemorySpace& space = context_.kernels->memory();
   const Shape4 b_shape{shape_.batch, tokens, shape_.groups, shape_.d_state};
   const std::vector<int> groups = iota_from(0, shape_.groups);
-  const Buffer b = read_slab("ssm/B", groups, task.inputs.b, b_shape);
-  const Buffer c = read_slab("ssm/C", groups, task.inputs.c, b_shape);
+  const Buffer b = read_slab("ssm/B", groups, task.inputs.b, b_shape, space);
+  const Buffer c = read_slab("ssm/C", groups, task.inputs.c, b_shape, space);
   task.inputs.channels_per_group = shape_.channels / shape_.groups;
   const std::int64_t width = shape_.d_state;
   std::vector<float> state(
@@ -173,14 +176,14 @@ void BlockJob::run_ssm() {
     const Shape4 u_shape{shape_.batch, tokens, 1, count};
     const std::vector<int> channels = iota_from(first, count);
     Buffer z;
-    const Buffer u = read_slab("ssm/u", channels, task.inputs.u, u_shape);
-    const Buffer delta = read_slab("ssm/delta", channels, task.inputs.delta, u_shape);
-    if (shape_.has_z) z = read_slab("ssm/z", channels, task.inputs.z, u_shape);
+    const Buffer u = read_slab("ssm/u", channels, task.inputs.u, u_shape, space);
+    const Buffer delta = read_slab("ssm/delta", channels, task.inputs.delta, u_shape, space);
+    if (shape_.has_z) z = read_slab("ssm/z", channels, task.inputs.z, u_shape, space);
     task.inputs.first_channel = first;
     task.inputs.a = a.data() + first * width;
     task.inputs.d = d.empty() ? nullptr : d.data() + first;
     task.inputs.delta_bias = bias.empty() ? nullptr : bias.data() + first;
-    Buffer y(floats_bytes(element_count(u_shape)), context_.ledger);
+    Buffer y(floats_bytes(element_count(u_shape)), &space == &host_memory() ? context_.ledger : nullptr, space);
     task.y = dense_view(y.as<float>(), u_shape);
     const std::int64_t block_state = count * width;
     std::vector<float> begin(initial.empty() ? 0 : static_cast<std::size_t>(shape_.batch * block_state));

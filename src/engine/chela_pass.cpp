@@ -6,6 +6,7 @@
 #include "engine/halo.hpp"
 #include "engine/linear_pass.hpp"
 #include "engine/long_conv_pass.hpp"
+#include "engine/placed_parameter.hpp"
 #include "engine/ssm_pass.hpp"
 
 namespace ringscan {
@@ -30,13 +31,16 @@ class ChelaPass {
         ledger_(ledger),
         heartbeat_(heartbeat),
         batch_(task.x.shape[0]),
-        tokens_(task.x.shape[1]) {}
+        tokens_(task.x.shape[1]),
+        w_v_(w_.w_v, backend.ssm.memory()),
+        w_g_(w_.w_g, backend.ssm.memory()),
+        w_o_(w_.w_o, backend.ssm.memory()) {}
 
   ChelaPassResult run() {
-    for (Buffer* buffer : {&x_, &z_}) *buffer = Buffer(floats_bytes(rows() * s_.channels), ledger_);
+    for (Buffer* buffer : {&x_, &z_}) *buffer = rows_buffer(s_.channels);
     convolve_short();
     convolve_long();
-    for (Buffer* buffer : {&v_, &g_, &o_}) *buffer = Buffer(floats_bytes(rows() * s_.v_channels), ledger_);
+    for (Buffer* buffer : {&v_, &g_, &o_}) *buffer = rows_buffer(s_.v_channels);
     timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_inputs(); });
     attend();
     timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_output(); });
@@ -45,6 +49,9 @@ class ChelaPass {
 
  private:
   std::int64_t rows() const { return batch_ * tokens_; }
+  Buffer rows_buffer(std::int64_t row) const {
+    return Buffer(floats_bytes(rows() * row), ledger_, backend_.ssm.memory());
+  }
   Shape4 shape(std::int64_t tokens, std::int64_t row) const { return {batch_, tokens, 1, row}; }
 
   template <typename Body>
@@ -125,8 +132,8 @@ class ChelaPass {
   }
 
   /// out = in weight^T for a chunk's rows.
-  void project(const float* in, std::int64_t in_dim, const std::vector<float>& weight, std::int64_t row_count,
-               float* out, std::int64_t out_dim, bool adds) {
+  void project(const float* in, std::int64_t in_dim, const PlacedParameter& weight, std::int64_t row_count, float* out,
+               std::int64_t out_dim, bool adds) {
     ProjectTask task;
     task.in = in;
     task.in_stride = task.weight_stride = task.in_dim = in_dim;
@@ -146,9 +153,9 @@ class ChelaPass {
       float* const x = x_.as<float>() + row * s_.channels;
       float* const z = z_.as<float>() + row * s_.channels;
       float* const v = v_.as<float>() + row * s_.v_channels;
-      project(x, s_.channels, w_.w_v, chunk.size(), v, s_.v_channels, false);
+      project(x, s_.channels, w_v_, chunk.size(), v, s_.v_channels, false);
       backend_.chela.silu({v, count});
-      project(z, s_.channels, w_.w_g, chunk.size(), g_.as<float>() + row * s_.v_channels, s_.v_channels, false);
+      project(z, s_.channels, w_g_, chunk.size(), g_.as<float>() + row * s_.v_channels, s_.v_channels, false);
       backend_.chela.affine(z, chunk.size(), w_.kk, w_.mk, x);
       backend_.chela.affine(z, chunk.size(), w_.kq, w_.mq, z);
     });
@@ -220,7 +227,7 @@ class ChelaPass {
       backend_.chela.gate({g, static_cast<std::size_t>(chunk.size() * s_.v_channels)},
                           o_.as<float>() + row * s_.v_channels);
       load_x(batch, chunk, y);
-      project(g, s_.v_channels, w_.w_o, chunk.size(), y, s_.channels, true);
+      project(g, s_.v_channels, w_o_, chunk.size(), y, s_.channels, true);
     });
   }
 
@@ -233,6 +240,7 @@ class ChelaPass {
   Heartbeat& heartbeat_;
   std::int64_t batch_;
   std::int64_t tokens_;
+  PlacedParameter w_v_, w_g_, w_o_;
   Buffer x_;  // [batch, tokens, channels]: x, later K
   Buffer z_;  // [batch, tokens, channels]: silu(K_s * x), Z, later Q
   Buffer v_;  // [batch, tokens, v_channels], like the next two

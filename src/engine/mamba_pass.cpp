@@ -4,6 +4,7 @@
 
 #include "core/stopwatch.hpp"
 #include "engine/halo.hpp"
+#include "engine/placed_parameter.hpp"
 
 namespace ringscan {
 namespace {
@@ -35,14 +36,18 @@ class MambaPass {
         batch_(task.x.shape[0]),
         tokens_(task.x.shape[1]),
         halo_width_(s_.conv_width - 1),
-        block_(std::clamp<std::int64_t>(task.block_channels, 1, s_.d_inner)) {}
+        block_(std::clamp<std::int64_t>(task.block_channels, 1, s_.d_inner)),
+        in_proj_(w_.in_proj, kernels.memory()),
+        x_proj_(w_.x_proj, kernels.memory()),
+        dt_proj_(w_.dt_proj, kernels.memory()),
+        out_proj_(w_.out_proj, kernels.memory()) {}
 
   SsmPassResult run() {
-    x_rows_ = Buffer(floats_bytes(kChunkTokens * s_.d_model), ledger_);
-    conv_in_ = Buffer(floats_bytes((kChunkTokens + halo_width_) * block_), ledger_);
+    x_rows_ = buffer(kChunkTokens * s_.d_model);
+    conv_in_ = buffer((kChunkTokens + halo_width_) * block_);
     halo_ = Buffer(floats_bytes(batch_ * halo_width_ * s_.d_inner), ledger_);
-    dt_b_c_ = Buffer(floats_bytes(batch_ * tokens_ * s_.dt_b_c()), ledger_);
-    for (Buffer* buffer : {&u_, &delta_, &z_}) *buffer = Buffer(floats_bytes(batch_ * tokens_ * block_), ledger_);
+    dt_b_c_ = buffer(batch_ * tokens_ * s_.dt_b_c());
+    for (Buffer* rows : {&u_, &delta_, &z_}) *rows = buffer(batch_ * tokens_ * block_);
     carry();
     {
       const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
@@ -56,6 +61,8 @@ class MambaPass {
   }
 
  private:
+  Buffer buffer(std::int64_t count) const { return Buffer(floats_bytes(count), ledger_, kernels_.memory()); }
+
   std::vector<ChannelRun> blocks() const {
     std::vector<ChannelRun> runs;
     for (std::int64_t first = 0; first < s_.d_inner; first += block_) {
@@ -88,7 +95,7 @@ class MambaPass {
     ProjectTask project;
     project.in = x;
     project.in_stride = project.weight_stride = project.in_dim = s_.d_model;
-    project.weight = w_.in_proj.data() + first_row * s_.d_model;
+    project.weight = in_proj_.data() + first_row * s_.d_model;
     project.out = out;
     project.out_stride = project.out_dim = count;
     project.rows = rows;
@@ -152,7 +159,7 @@ class MambaPass {
       ProjectTask project;
       project.in = u_.as<float>() + row * block.count;
       project.in_stride = project.in_dim = block.count;
-      project.weight = w_.x_proj.data() + block.first;
+      project.weight = x_proj_.data() + block.first;
       project.weight_stride = s_.d_inner;
       project.out = dt_b_c_.as<float>() + row * s_.dt_b_c();
       project.out_stride = project.out_dim = s_.dt_b_c();
@@ -173,7 +180,7 @@ class MambaPass {
         project.in = dt_b_c_.as<float>() + row * s_.dt_b_c();
         project.in_stride = s_.dt_b_c();
         project.in_dim = project.weight_stride = s_.dt_rank;
-        project.weight = w_.dt_proj.data() + block.first * s_.dt_rank;
+        project.weight = dt_proj_.data() + block.first * s_.dt_rank;
         project.out = delta_.as<float>() + row * block.count;
         project.out_stride = project.out_dim = block.count;
         project.rows = chunk.size();
@@ -186,7 +193,7 @@ class MambaPass {
       ProjectTask project;
       project.in = u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count;
       project.in_stride = project.in_dim = block.count;
-      project.weight = w_.out_proj.data() + block.first;
+      project.weight = out_proj_.data() + block.first;
       project.weight_stride = s_.d_inner;
       project.out = task_.out.row(batch, chunk.begin, 0);
       project.out_stride = project.out_dim = s_.d_out;
@@ -248,6 +255,7 @@ class MambaPass {
   std::int64_t tokens_;
   std::int64_t halo_width_;
   std::int64_t block_;
+  PlacedParameter in_proj_, x_proj_, dt_proj_, out_proj_;
   Buffer x_rows_;   // [kChunkTokens, d_model]
   Buffer conv_in_;  // [halo and kChunkTokens, block]
   Buffer halo_;     // [batch, halo, d_inner]

@@ -59,6 +59,8 @@ class SsmPass {
     next_rank_ = self + 1 == participants_.end() ? -1 : *(self + 1);
     if (task_.reproducible) {
       run_chained();
+    } else if (kernels_.summarizes_first()) {
+      run_summarized();
     } else {
       run_scanned();
     }
@@ -69,37 +71,67 @@ class SsmPass {
   bool is_first() const { return prev_rank_ < 0; }
   bool is_last() const { return next_rank_ < 0; }
 
+  /// Everyone scans from nothing, and adds what was missing.
   void run_scanned() {
-    SummaryBuffer through(in_, ledger_);
-    if (is_first() && task_.initial_state != nullptr) {
-      std::copy_n(task_.initial_state, through.states(), through.view().h);
-    }
-    timed(result_.compute_seconds, SpanKind::kCompute,
-          [&] { kernels_.scan(in_, through.view(), task_.y, heartbeat_); });
-    const ScanSchedule schedule = make_scan_schedule(ScanKind::kLogarithmic, *task_.layout, transport_.rank());
-    if (!schedule.empty()) {
+    SummaryBuffer through = starting_summary();
+    scan(through.view(), task_.y);
+    {
       SummaryBuffer before(in_, ledger_);
-      SummaryBuffer far(in_, ledger_);
-      bool has_before = false;
-      for (const ScanStep& step : schedule) {
-        timed(result_.exposed_seconds, [&] { exchange(step, through, far); });
-        if (step.recv_from < 0) continue;
-        join(through, far);
-        if (has_before) {
-          join(before, far);
-        } else {
-          std::swap(before, far);
-          has_before = true;
-        }
-      }
-      if (has_before) {
+      if (carry(through, before)) {
         timed(result_.compute_seconds, SpanKind::kCompute,
               [&] { result_.corrected += kernels_.add_incoming(in_, before.view().h, task_.y, heartbeat_); });
       }
     }
-    if (is_last() && task_.final_state != nullptr) {
-      std::copy_n(through.view().h, through.states(), task_.final_state);
+    keep_final(through);
+  }
+
+  /// Where a summary costs little: nothing is computed that has to be made up for.
+  void run_summarized() {
+    SummaryBuffer through = starting_summary();
+    if (!is_last()) scan(through.view(), {});
+    SummaryBuffer before = starting_summary();
+    carry(through, before);
+    scan({nullptr, before.view().h}, task_.y);
+    keep_final(before);
+  }
+
+  /// What stands before this rank's tokens as far as it knows by itself.
+  SummaryBuffer starting_summary() {
+    SummaryBuffer summary(in_, ledger_);
+    if (is_first() && task_.initial_state != nullptr) {
+      std::copy_n(task_.initial_state, summary.states(), summary.view().h);
     }
+    return summary;
+  }
+
+  void scan(const ScanSummary& state, const TensorView<float>& y) {
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] { kernels_.scan(in_, state, y, heartbeat_); });
+  }
+
+  /// From each rank's own summary, those of the ranks before it: `before` becomes what stands before this rank's
+  /// tokens, and `through` what stands behind them. False, and `before` as it was, on the first.
+  bool carry(SummaryBuffer& through, SummaryBuffer& before) {
+    const ScanSchedule schedule = make_scan_schedule(ScanKind::kLogarithmic, *task_.layout, transport_.rank());
+    if (schedule.empty()) return false;
+    SummaryBuffer far(in_, ledger_);
+    bool has_before = false;
+    for (const ScanStep& step : schedule) {
+      timed(result_.exposed_seconds, [&] { exchange(step, through, far); });
+      if (step.recv_from < 0) continue;
+      join(through, far);
+      if (has_before) {
+        join(before, far);
+      } else {
+        std::swap(before, far);
+        has_before = true;
+      }
+    }
+    return has_before;
+  }
+
+  void keep_final(SummaryBuffer& behind) {
+    if (!is_last() || task_.final_state == nullptr) return;
+    std::copy_n(behind.view().h, behind.states(), task_.final_state);
   }
 
   void exchange(const ScanStep& step, SummaryBuffer& through, SummaryBuffer& far) {

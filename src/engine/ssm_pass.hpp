@@ -34,10 +34,10 @@ struct SsmPassResult {
 };
 
 /// Collective. Default: every rank scans at once from a zero state; an exclusive scan of the summaries over the ranks
-/// (logarithmic) gives it the state it should have begun with, whose part of y is added where it has not yet decayed.
-/// `reproducible`: the state is handed from rank to rank in blocks of channels, so that ranks work at once on different
-/// blocks; each token is then computed once, from the very state a single rank would have.
-/// Memory: ssm_pass_bytes().
+/// (logarithmic) gives it the state it should have begun with, whose part of y is added where it has not yet decayed;
+/// or, where kernels summarize first, that state comes before the only scan. `reproducible`: the state is handed from
+/// rank to rank in blocks of channels, so that ranks work at once on different blocks; each token is then computed
+/// once, from the very state a single rank would have. Memory: ssm_pass_bytes().
 SsmPassResult run_ssm_pass(const SsmPassTask& task, Transport& transport, SsmKernels& kernels, MemoryLedger* ledger,
                            Heartbeat& heartbeat);
 

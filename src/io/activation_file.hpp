@@ -70,11 +70,13 @@ class ActivationReader {
   /// Root attributes as text.
   std::map<std::string, std::string> attributes() const;
 
-  /// Collective. The selected slab, dense [batch, selected tokens, selected heads, dim], into a buffer counted in
-  /// `ledger`; float64 arrives as float32, everything else in the file's own type. Transfers happen in the file's type
-  /// (a conversion inside HDF5 would make them independent), in pieces of at most 1 GiB, equally many on all ranks.
+  /// Collective. The selected slab, dense [batch, selected tokens, selected heads, dim], into a buffer of a space that
+  /// the host reaches, counted in `ledger`; float64 arrives as float32, everything else in the file's own type.
+  /// Transfers happen in the file's type (a conversion inside HDF5 would make them independent), in pieces of at most 1
+  /// GiB, equally many on all ranks.
   /// @throws Error(kBadInput) where the file is damaged, or (check_finite) holds NaN or infinity.
-  Buffer read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite, MemoryLedger* ledger);
+  Buffer read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite, MemoryLedger* ledger,
+                   MemorySpace& space = host_memory());
   /// Collective. A whole dataset of any rank, as float64, on every rank: for parameters and for the oracle.
   std::vector<double> read_whole(const DatasetInfo& dataset);
   /// Not collective over MPI-IO (an independent read): tokens [run) of one head of one batch item, as float64

@@ -106,7 +106,8 @@ class ActivationReader::Impl {
   const Catalogue& catalogue() const { return catalogue_; }
   const TransferRecord& record() const { return record_; }
 
-  Buffer read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite, MemoryLedger* ledger);
+  Buffer read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite, MemoryLedger* ledger,
+                   MemorySpace& space);
   std::vector<double> read_whole(const DatasetInfo& dataset);
   std::vector<double> read_head(const DatasetInfo& dataset, std::int64_t batch, const TokenRun& run, std::int64_t head);
 
@@ -147,7 +148,7 @@ void ActivationReader::Impl::settle(const CatalogueEntry& entry, const Slab& sla
 }
 
 Buffer ActivationReader::Impl::read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite,
-                                         MemoryLedger* ledger) {
+                                         MemoryLedger* ledger, MemorySpace& home) {
   const CatalogueEntry* entry = nullptr;
   std::optional<Slab> slab;
   std::vector<SlabPiece> pieces;
@@ -161,7 +162,7 @@ Buffer ActivationReader::Impl::read_slab(const DatasetInfo& dataset, const SlabS
     pieces =
         slab->pieces(size_of(type), is_staged ? std::min(kStagingBytes, piece_limit_bytes()) : piece_limit_bytes());
     for (const SlabPiece& piece : pieces) largest_piece = std::max(largest_piece, piece.element_count);
-    out = Buffer(static_cast<std::size_t>(slab->element_count()) * size_of(type_in_memory(type)), ledger);
+    out = Buffer(static_cast<std::size_t>(slab->element_count()) * size_of(type_in_memory(type)), ledger, home);
     if (is_staged) staging = Buffer(static_cast<std::size_t>(largest_piece) * size_of(type), ledger);
   });
   const std::int64_t transfers = group().all_reduce(static_cast<std::int64_t>(pieces.size()), ReduceOp::kMax);
@@ -323,8 +324,8 @@ std::map<std::string, std::string> ActivationReader::attributes() const {
 }
 
 Buffer ActivationReader::read_slab(const DatasetInfo& dataset, const SlabSelection& selection, bool check_finite,
-                                   MemoryLedger* ledger) {
-  return impl_->read_slab(dataset, selection, check_finite, ledger);
+                                   MemoryLedger* ledger, MemorySpace& space) {
+  return impl_->read_slab(dataset, selection, check_finite, ledger, space);
 }
 std::vector<double> ActivationReader::read_whole(const DatasetInfo& dataset) {
   return impl_->read_whole(dataset);

@@ -1,16 +1,15 @@
-// Convolutions, gates and affine maps of the CHELA block on the CPU against the oracle, on every instruction set.
+// Convolutions, gates and affine maps of the CHELA block against the oracle, on every instruction set or device.
 #include <array>
 #include <cmath>
-#include <functional>
 #include <random>
 #include <vector>
 
-#include "hwy/targets.h"
-#include "kernels/chela_kernels.hpp"
 #include "kernels/reference/chela_oracle.hpp"
+#include "tests/kernels/blocks_under_test.hpp"
 #include "tests/support/catch.hpp"
 
 using namespace ringscan;
+using namespace ringscan::test;
 
 namespace {
 
@@ -37,14 +36,6 @@ double relative_error(std::span<const float> found, std::span<const double> want
   return largest > 0.0 ? worst / largest : worst;
 }
 
-void for_each_target(const std::function<void(ChelaKernels&)>& body) {
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
-    body(*make_cpu_chela_kernels());
-    hwy::SetSupportedTargetsForTest(0);
-  }
-}
-
 }  // namespace
 
 TEST_CASE("the oracle's transform equals its direct sums") {
@@ -60,7 +51,7 @@ TEST_CASE("the oracle's transform equals its direct sums") {
 }
 
 TEST_CASE("the long convolution equals direct sums at odd lengths, in one transform and in blocks") {
-  for_each_target([](ChelaKernels& kernels) {
+  for_each_chela([](ChelaKernels& kernels) {
     for (const auto& [tokens, width] : std::vector<std::array<std::size_t, 2>>{
              {1, 1}, {1, 9}, {2, 2}, {97, 65}, {97, 97}, {97, 400}, {1000, 999}, {9001, 100}, {12345, 2000}}) {
       const auto plan = kernels.plan_convolution(static_cast<std::int64_t>(tokens), static_cast<std::int64_t>(width));
@@ -78,7 +69,7 @@ TEST_CASE("the long convolution equals direct sums at odd lengths, in one transf
 }
 
 TEST_CASE("a long convolution gives the same bits every time, with fresh plans too") {
-  const auto kernels = make_cpu_chela_kernels();
+  const auto kernels = make_chela_under_test();
   const auto taps = normal(700, 7);
   std::vector<float> first;
   for (int round = 0; round < 3; ++round) {
@@ -95,7 +86,7 @@ TEST_CASE("a long convolution gives the same bits every time, with fresh plans t
 }
 
 TEST_CASE("the direct convolution equals the oracle, and does not depend on where runs begin") {
-  for_each_target([](ChelaKernels& kernels) {
+  for_each_chela([](ChelaKernels& kernels) {
     for (const auto& [tokens, channels, width] :
          std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {7, 5, 20}, {50, 33, 4}, {65, 16, 64}}) {
       const std::int64_t before = width - 1;
@@ -133,7 +124,7 @@ TEST_CASE("the direct convolution equals the oracle, and does not depend on wher
 }
 
 TEST_CASE("gates and affine maps") {
-  for_each_target([](ChelaKernels& kernels) {
+  for_each_chela([](ChelaKernels& kernels) {
     for (const std::size_t count : {1u, 7u, 16u, 100u}) {
       const auto x = normal(count, 13), factor = normal(count, 14), offset = normal(count, 15);
       std::vector<float> rows(x);

@@ -1,0 +1,20 @@
+#pragma once
+// The blocks' part of the CUDA backend: selective scans, projections and convolutions.
+
+#include <memory>
+
+#include "kernels/chela_kernels.hpp"
+#include "kernels/cuda/device_memory.hpp"
+#include "kernels/ssm_kernels.hpp"
+
+namespace ringscan::cuda {
+
+/// Tasks may lie in memory of the host, the device or both (memory() is both); work goes through the stream, which must
+/// outlive it, and is through when a function returns. scan() by this library's kernels (states of up to 128, the CPU's
+/// beyond), project() by cuBLAS in fp32. Bits depend on how tokens are cut into runs.
+std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream);
+
+/// Likewise; long convolutions by cuFFT.
+std::unique_ptr<ChelaKernels> make_chela_kernels(const Stream& stream);
+
+}  // namespace ringscan::cuda

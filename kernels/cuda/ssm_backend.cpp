@@ -1,0 +1,198 @@
+#include <string>
+
+#include "core/error.hpp"
+#include "kernels/cuda/block_backend.hpp"
+#include "kernels/cuda/block_ops.hpp"
+#include "kernels/cuda/check.hpp"
+#include "kernels/cuda/managed_memory.hpp"
+#include "kernels/cuda/math_libraries.hpp"
+#include "kernels/cuda/reach.hpp"
+#include "kernels/cuda/scan.hpp"
+
+namespace ringscan::cuda {
+namespace {
+
+constexpr std::int64_t kMostStates = 128;
+
+void require(bool holds, const char* wanted) {
+  if (!holds) throw failure(std::string("cuda ssm kernels: ") + wanted);
+}
+
+class Cublas {
+ public:
+  explicit Cublas(cudaStream_t stream) : library_(math_libraries()) {
+    check(library_.cublas_create(&handle_), "cublasCreate");
+    check(library_.cublas_set_stream(handle_, stream), "cublasSetStream");
+  }
+  ~Cublas() { library_.cublas_destroy(handle_); }
+  Cublas(const Cublas&) = delete;
+  Cublas& operator=(const Cublas&) = delete;
+
+  /// As ProjectTask says. cuBLAS counts columns first: what are rows here are columns there.
+  void project(const ProjectTask& task, const float* in, const float* weight, float* out) const {
+    const float one = 1.0f, beta = task.adds ? 1.0f : 0.0f;
+    check(library_.cublas_sgemm(handle_, CUBLAS_OP_T, CUBLAS_OP_N, task.out_dim, task.rows, task.in_dim, &one, weight,
+                                task.weight_stride, in, task.in_stride, &beta, out, task.out_stride),
+          "cublasSgemm");
+  }
+
+ private:
+  const MathLibraries& library_;
+  cublasHandle_t handle_ = nullptr;
+};
+
+class CudaSsmKernels final : public SsmKernels {
+ public:
+  explicit CudaSsmKernels(const Stream& stream) : stream_(stream) {}
+
+  MemorySpace& memory() const override { return memory_; }
+  bool summarizes_first() const override { return true; }
+
+  void scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat) override;
+  std::int64_t add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
+                            Heartbeat& heartbeat) override;
+  void join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state, const ScanSummary& near,
+            const ScanSummary& far) const override;
+  void conv1d(const ConvTask& task) const override;
+  void project(const ProjectTask& task) const override;
+  /// Of the host's memory.
+  std::size_t scratch_bytes(std::int64_t d_state) const override { return host_->scratch_bytes(d_state); }
+
+ private:
+  /// The same scan where the device reads it.
+  static ScanInputs near_inputs(Reach& reach, const ScanInputs& inputs);
+  void launch(Reach& reach, DeviceScan task) const;
+  const Cublas& cublas() const {
+    if (!cublas_) cublas_ = std::make_unique<Cublas>(stream_.get());
+    return *cublas_;
+  }
+
+  const Stream& stream_;
+  mutable ManagedMemory memory_;
+  mutable std::unique_ptr<Cublas> cublas_;
+  std::unique_ptr<SsmKernels> host_ = make_cpu_ssm_kernels();
+};
+
+ScanInputs CudaSsmKernels::near_inputs(Reach& reach, const ScanInputs& inputs) {
+  ScanInputs near = inputs;
+  for (AnyView* view : {&near.u, &near.delta, &near.z, &near.b, &near.c}) *view = reach.in(*view);
+  near.a = reach.in(inputs.a, inputs.channels() * inputs.d_state());
+  near.d = reach.in(inputs.d, inputs.channels());
+  near.delta_bias = reach.in(inputs.delta_bias, inputs.channels());
+  return near;
+}
+
+void CudaSsmKernels::launch(Reach& reach, DeviceScan task) const {
+  task.workspace = reach.scratch<std::byte>(static_cast<std::int64_t>(scan_workspace_bytes(task.inputs)));
+  cuda::scan(task, stream_.get());
+}
+
+void CudaSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y,
+                          Heartbeat& heartbeat) {
+  if (inputs.d_state() > kMostStates) return host_->scan(inputs, state, y, heartbeat);
+  const Shape4 shape{inputs.batch(), inputs.tokens(), 1, inputs.channels()};
+  require(y.data == nullptr || y.shape == shape, "y shaped like u");
+  const std::int64_t sums = inputs.batch() * inputs.channels();
+  const std::int64_t states = sums * inputs.d_state();
+  if (sums == 0) return;
+  Reach reach(stream_.get());
+  DeviceScan task;
+  float* const h = reach.in_out(state.h, states);
+  task.h_in = h;
+  task.h_out = reach.scratch<float>(states);
+  task.delta_sum = reach.in_out(state.delta_sum, sums);
+  if (inputs.tokens() > 0) {
+    task.inputs = near_inputs(reach, inputs);
+    // y may be the memory of u, of which a block reads what another may have written by then.
+    float* const fresh = y.data == nullptr ? nullptr : reach.scratch<float>(element_count(shape));
+    if (fresh != nullptr) task.y = dense_any_view(fresh, ElementType::kFloat32, shape);
+    launch(reach, task);
+    if (fresh != nullptr) {
+      const TensorView<float> to = reach.in_out(y);
+      for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
+        const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * sizeof(float); };
+        cuda::check(cudaMemcpy2DAsync(to.row(batch, 0, 0), bytes(to.strides[1]), fresh + batch * shape[1] * shape[3],
+                                      bytes(shape[3]), bytes(shape[3]), static_cast<std::size_t>(shape[1]),
+                                      cudaMemcpyDeviceToDevice, stream_.get()));
+      }
+    }
+    cuda::check(cudaMemcpyAsync(h, task.h_out, static_cast<std::size_t>(states) * sizeof(float),
+                                cudaMemcpyDeviceToDevice, stream_.get()));
+  } else if (task.delta_sum != nullptr) {
+    cuda::check(cudaMemsetAsync(task.delta_sum, 0, static_cast<std::size_t>(sums) * sizeof(float), stream_.get()));
+  }
+  stream_.wait(heartbeat);
+  reach.finish();
+}
+
+std::int64_t CudaSsmKernels::add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
+                                          Heartbeat& heartbeat) {
+  if (inputs.d_state() > kMostStates) return host_->add_incoming(inputs, h_in, y, heartbeat);
+  const Shape4 shape{inputs.batch(), inputs.tokens(), 1, inputs.channels()};
+  require(y.shape == shape, "y shaped like u");
+  if (element_count(shape) == 0) return 0;
+  Reach reach(stream_.get());
+  // A scan from that state whose inputs are zeros: one zero a channel, read for every token.
+  DeviceScan task;
+  task.inputs = near_inputs(reach, inputs);
+  float* const zeros = reach.scratch<float>(shape[3]);
+  cuda::check(cudaMemsetAsync(zeros, 0, static_cast<std::size_t>(shape[3]) * sizeof(float), stream_.get()));
+  task.inputs.u = dense_any_view(static_cast<const void*>(zeros), ElementType::kFloat32, shape);
+  task.inputs.u.strides = {0, 0, 0, 1};
+  task.h_in = reach.in(h_in, inputs.batch() * inputs.channels() * inputs.d_state());
+  float* const fresh = reach.scratch<float>(element_count(shape));
+  task.y = dense_any_view(fresh, ElementType::kFloat32, shape);
+  launch(reach, task);
+  add(reach.in_out(y), dense_view<const float>(fresh, shape), stream_.get());
+  stream_.wait(heartbeat);
+  reach.finish();
+  return element_count(shape);
+}
+
+void CudaSsmKernels::join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state,
+                          const ScanSummary& near, const ScanSummary& far) const {
+  Reach reach(stream_.get());
+  const std::int64_t sums = batch * channels;
+  const ScanSummary near_here{reach.in_out(near.delta_sum, sums), reach.in_out(near.h, sums * d_state)};
+  const ScanSummary far_here{reach.in_out(far.delta_sum, sums), reach.in_out(far.h, sums * d_state)};
+  join_scans(reach.in(a, channels * d_state), batch, channels, d_state, near_here, far_here, stream_.get());
+  reach.finish();
+}
+
+void CudaSsmKernels::conv1d(const ConvTask& task) const {
+  require(task.width >= 1 && task.out.shape == task.in.shape, "a convolution's output shaped as its input");
+  require(task.halo.shape[1] == task.width - 1 && task.halo.shape[3] == task.in.shape[3],
+          "width - 1 inputs before the first");
+  if (element_count(task.in.shape) == 0) return;
+  Reach reach(stream_.get());
+  DeviceConv conv;
+  conv.halo = reach.in(task.halo);
+  conv.in = reach.in(task.in);
+  conv.out = reach.in_out(task.out);
+  conv.weight = reach.in(task.weight, task.in.shape[3] * task.width);
+  conv.bias = reach.in(task.bias, task.in.shape[3]);
+  conv.width = task.width;
+  conv.has_silu = true;
+  convolve(conv, stream_.get());
+  reach.finish();
+}
+
+void CudaSsmKernels::project(const ProjectTask& task) const {
+  if (task.rows * task.out_dim == 0) return;
+  const auto extent = [](std::int64_t rows, std::int64_t stride, std::int64_t row) {
+    return (rows - 1) * stride + row;
+  };
+  Reach reach(stream_.get());
+  const float* const in = reach.in(task.in, extent(task.rows, task.in_stride, task.in_dim));
+  const float* const weight = reach.in(task.weight, extent(task.out_dim, task.weight_stride, task.in_dim));
+  cublas().project(task, in, weight, reach.in_out(task.out, extent(task.rows, task.out_stride, task.out_dim)));
+  reach.finish();
+}
+
+}  // namespace
+
+std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream) {
+  return std::make_unique<CudaSsmKernels>(stream);
+}
+
+}  // namespace ringscan::cuda
