@@ -147,12 +147,9 @@ class Job {
 
   void work_through_blocks(const std::vector<BlockOutput>& outputs, ActivationWriter& writer) {
     if (plan_.blocks.empty()) return;
-    // On a device, the bits of blocks would depend on how many ranks share the tokens.
-    const std::unique_ptr<Kernels> host = make_cpu_kernels();
-    const Kernels& backend = config_.reproducible ? *host : kernels_;
-    const std::unique_ptr<SsmKernels> kernels = backend.make_ssm();
-    const std::unique_ptr<ChelaKernels> chela_kernels = backend.make_chela();
-    const ChelaBackend chela{*chela_kernels, *kernels, backend.linear()};
+    const std::unique_ptr<SsmKernels> kernels = kernels_.make_ssm();
+    const std::unique_ptr<ChelaKernels> chela_kernels = kernels_.make_chela();
+    const ChelaBackend chela{*chela_kernels, *kernels, kernels_.linear()};
     for (std::size_t i = 0; i < plan_.blocks.size(); ++i) {
       const BlockPlan& block = plan_.blocks[i];
       const double share = block.flops / std::max(1.0, plan_.flops());
