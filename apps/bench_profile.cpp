@@ -11,6 +11,7 @@
 #include "apps/measurement.hpp"
 #include "comm/solo_transport.hpp"
 #include "core/stopwatch.hpp"
+#include "engine/linear_pass.hpp"
 #include "engine/memory_job.hpp"
 #include "engine/resident.hpp"
 #include "engine/run.hpp"
@@ -206,16 +207,18 @@ class ProfileBench {
     task.log_decay = decay.view();
     const auto& params = std::get<LinearParams>(config.assignments.front().mechanism);
     std::vector<double> times;
+    std::vector<HeadSlot> slots;
+    for (const int head : shard.heads) slots.push_back({head, layer.kv_head_of(head)});
+    const StateGroups groups(slots.size(), linear);
     Heartbeat heartbeat;
     for (int repeat = -1; repeat < options_.repeats; ++repeat) {
       part.barrier();
       const Stopwatch watch;
-      for (int head = 0; head < options_.heads; ++head) {
-        const HeadSlot slot{head, layer.kv_head_of(head)};
-        task.slots = {&slot, 1};
-        task.decay_columns = {&head, 1};
+      for (std::size_t group = 0; group < groups.count(); ++group) {
+        task.slots = groups.of(group, std::span<const HeadSlot>(slots));
+        task.decay_columns = groups.of(group, std::span<const int>(shard.heads));
         LinearState state;
-        linear.make(state, {1, 1, head_dim, head_dim, false}, nullptr);
+        linear.make(state, {1, std::ssize(task.slots), head_dim, head_dim, false}, nullptr);
         linear.advance(task, params, state, heartbeat);
       }
       const double seconds = slowest(part, watch.seconds() / options_.heads);

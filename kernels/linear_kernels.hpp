@@ -41,6 +41,10 @@ struct LinearTask {
   std::span<const double> head_log_decay;  ///< Decay::kHead: <= 0, one a slot
   double scale = 1.0;
   MutableAnyView o;  ///< [batch, tokens, any heads, v_dim], row q_head of each slot; data == nullptr: no output
+  /// Where not null: an advance() leaves here what of its work does not depend on the state before the run, and a later
+  /// one over the same run, with all else as it was but `o`, goes on from it. Empty at first, the backend's own
+  /// afterwards; stays empty where LinearKernels::keeps_summaries() is false.
+  Buffer* summary = nullptr;
 };
 
 /// Chunks of a run begin on multiples of this from its first token; sums are rounded chunk by chunk, so that the bits
@@ -63,8 +67,15 @@ class LinearKernels {
   /// A state at the identity (no token yet), and its bytes.
   virtual void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const = 0;
   virtual std::size_t state_bytes(const LinearShape& shape) const = 0;
-  /// Scratch that an advance() takes beside its arguments.
-  virtual std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const = 0;
+  /// Scratch that advance()s take beside their arguments, summaries with it, where the slots of `shape` are cut into
+  /// states of slots_a_state().
+  virtual std::size_t linear_scratch_bytes(const LinearShape& shape) const = 0;
+
+  /// Slots that callers should have in one state where they can: more than 1 where a launch and a transfer cost more
+  /// than the work on a head. No state may have more if it is more than 1.
+  virtual std::size_t slots_a_state() const { return 1; }
+  /// Whether LinearTask::summary saves work: an output always begins with a summary then.
+  virtual bool keeps_summaries() const { return false; }
 
   /// Where `state` stands before the run, it stands behind it afterwards; rows of `o` are rounded once and written.
   virtual void advance(const LinearTask& task, const LinearParams& params, LinearState& state,

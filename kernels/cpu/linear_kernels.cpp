@@ -182,8 +182,8 @@ class CpuLinearKernels final : public LinearKernels {
     state.data.fill_zero();
   }
   std::size_t state_bytes(const LinearShape& shape) const override { return StateArrays(shape).bytes(); }
-  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
-    return LinearScratch::bytes(LinearWidths(head_dim, v_dim, true));
+  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
+    return LinearScratch::bytes(LinearWidths(shape.head_dim, shape.v_dim, true));
   }
 
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/cuda/linear.hpp"
+#include "kernels/cuda/linear_params.hpp"
 
 namespace ringscan::cuda {
 namespace {
@@ -28,18 +29,26 @@ class CudaLinearKernels final : public LinearKernels {
     if (state.data.size_bytes() > 0) linear_reset(state_of(state), stream_.get());
   }
   std::size_t state_bytes(const LinearShape& shape) const override { return linear_state_bytes(shape); }
-  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
-    return linear_workspace_bytes({1, 1, head_dim, v_dim, true}, kManyTokens);
+  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
+    // Segments are as many as a device has blocks, or one a head where heads are more; the last state may have few
+    // heads.
+    return linear_workspace_bytes({1, 1, shape.head_dim, shape.v_dim, true}, kManyTokens) +
+           linear_workspace_bytes(shape, 1);
   }
+  std::size_t slots_a_state() const override { return kMaxSlots; }
+  bool keeps_summaries() const override { return true; }
 
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                Heartbeat& heartbeat) const override {
     const std::int64_t tokens = task.k.shape[1];
     const LinearShape& shape = state.shape;
     if (tokens == 0 || shape.batch * shape.slots == 0) return;
-    const Buffer workspace(linear_workspace_bytes(shape, tokens), nullptr, memory_);
-    void* const scratch = const_cast<float*>(workspace.as<float>());
-    linear_summarize(task, params, shape, scratch, stream_.get());
+    Buffer own;
+    Buffer& workspace = task.summary != nullptr ? *task.summary : own;
+    const bool is_summed_up = workspace.size_bytes() > 0;
+    if (!is_summed_up) workspace = Buffer(linear_workspace_bytes(shape, tokens), nullptr, memory_);
+    void* const scratch = workspace.data();
+    if (!is_summed_up) linear_summarize(task, params, shape, scratch, stream_.get());
     linear_carry(shape, tokens, scratch, state_of(state), state_of(state), stream_.get());
     if (task.o.data != nullptr) linear_output(task, params, shape, scratch, stream_.get());
     stream_.wait(heartbeat);

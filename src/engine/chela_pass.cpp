@@ -189,11 +189,13 @@ class ChelaPass {
     result_.sent_bytes += result.sent_bytes;
     if (task_.future.state == nullptr || state_owner(*task_.layout) != transport_.rank()) return;
     for_states([&](std::int64_t batch, std::int64_t head, std::size_t first) {
-      backend_.linear.load(final_states[static_cast<std::size_t>(head)], batch, 0,
+      const auto slot = static_cast<std::size_t>(head);
+      backend_.linear.load(final_states[groups().group_of(slot)], batch, groups().place_of(slot),
                            {task_.future.state + first, state_size()}, {});
     });
   }
 
+  StateGroups groups() const { return StateGroups(static_cast<std::size_t>(s_.num_heads), backend_.linear); }
   std::size_t state_size() const { return static_cast<std::size_t>(s_.head_dim() * s_.v_dim()); }
 
   /// body(batch, head, index of the first element in [batch, heads, head_dim, v_dim]).
@@ -207,13 +209,12 @@ class ChelaPass {
   }
 
   std::vector<LinearState> initial_states() const {
-    std::vector<LinearState> states(static_cast<std::size_t>(s_.num_heads));
-    for (LinearState& state : states) {
-      backend_.linear.make(state, {batch_, 1, s_.head_dim(), s_.v_dim(), false}, ledger_);
-    }
+    std::vector<LinearState> states =
+        groups().make_states({batch_, 1, s_.head_dim(), s_.v_dim(), false}, backend_.linear, ledger_);
     for_states([&](std::int64_t batch, std::int64_t head, std::size_t first) {
-      backend_.linear.store(states[static_cast<std::size_t>(head)], batch, 0, {task_.past.state + first, state_size()},
-                            {});
+      const auto slot = static_cast<std::size_t>(head);
+      backend_.linear.store(states[groups().group_of(slot)], batch, groups().place_of(slot),
+                            {task_.past.state + first, state_size()}, {});
     });
     return states;
   }
@@ -265,8 +266,9 @@ std::size_t chela_pass_bytes(const ChelaShape& shape, const SequenceLayout& layo
   const std::size_t halo = floats_bytes(3 * batch * (shape.short_width - 1) * shape.channels);
   const std::size_t convolving =
       halo + long_conv_pass_bytes(layout, batch, shape.channels, shape.long_width, reproducible, backend.chela);
-  const std::size_t attending = floats_bytes(3 * rows * shape.v_channels) + states +
-                                backend.linear.linear_scratch_bytes(shape.head_dim(), shape.v_dim());
+  const std::size_t attending =
+      floats_bytes(3 * rows * shape.v_channels) + states +
+      backend.linear.linear_scratch_bytes({batch, shape.num_heads, shape.head_dim(), shape.v_dim(), false});
   return floats_bytes(2 * rows * shape.channels) + std::max(convolving, attending) + 16 * 128;
 }
 

@@ -72,21 +72,24 @@ std::vector<double> select_heads(const std::vector<double>& whole, std::int64_t 
   return selected;
 }
 
-/// The group's states out of the shard's, one a slot, for the kernels.
+/// The group's states out of the shard's, for the kernels.
 std::vector<LinearState> load_initial(const LinearGroupTask& task, const LinearKernels& kernels, MemoryLedger* ledger) {
-  std::vector<LinearState> states;
   const LinearStates& initial = task.input->initial;
-  if (initial.s.empty()) return states;
+  if (initial.s.empty()) return {};
   const LayerShape& layer = *task.layer;
   const bool with_n = !initial.n.empty();
-  for (const int head : task.group->heads) {
-    LinearState& state = states.emplace_back();
-    kernels.make(state, {layer.batch, 1, layer.head_dim, layer.v_dim, with_n}, ledger);
+  const std::vector<int>& heads = task.group->heads;
+  const StateGroups groups(heads.size(), kernels);
+  std::vector<LinearState> states =
+      groups.make_states({layer.batch, 1, layer.head_dim, layer.v_dim, with_n}, kernels, ledger);
+  for (std::size_t slot = 0; slot < heads.size(); ++slot) {
     for (std::int64_t b = 0; b < layer.batch; ++b) {
-      const std::size_t at = static_cast<std::size_t>(b) * task.input->heads.size() + place_of(task.input->heads, head);
+      const std::size_t at =
+          static_cast<std::size_t>(b) * task.input->heads.size() + place_of(task.input->heads, heads[slot]);
       const std::size_t s_size = s_elements(layer);
       const std::size_t n_size = n_elements(layer);
-      kernels.store(state, b, 0, std::span(initial.s).subspan(at * s_size, s_size),
+      kernels.store(states[groups.group_of(slot)], b, groups.place_of(slot),
+                    std::span(initial.s).subspan(at * s_size, s_size),
                     with_n ? std::span(initial.n).subspan(at * n_size, n_size) : std::span<const double>());
     }
   }
@@ -102,10 +105,12 @@ void keep_final(const LinearGroupTask& task, const LinearKernels& kernels, const
   const auto rows = static_cast<std::size_t>(layer.batch) * heads;
   task.states->s.resize(rows * s_size);
   if (with_n) task.states->n.resize(rows * n_size);
-  for (std::size_t slot = 0; slot < states.size(); ++slot) {
+  const StateGroups groups(task.group->heads.size(), kernels);
+  for (std::size_t slot = 0; slot < task.group->heads.size(); ++slot) {
     for (std::int64_t b = 0; b < layer.batch; ++b) {
       const std::size_t at = static_cast<std::size_t>(b) * heads + place_of(task.input->heads, task.group->heads[slot]);
-      kernels.load(states[slot], b, 0, std::span(task.states->s).subspan(at * s_size, s_size),
+      kernels.load(states[groups.group_of(slot)], b, groups.place_of(slot),
+                   std::span(task.states->s).subspan(at * s_size, s_size),
                    with_n ? std::span(task.states->n).subspan(at * n_size, n_size) : std::span<double>());
     }
   }

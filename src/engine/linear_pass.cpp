@@ -9,54 +9,60 @@
 namespace ringscan {
 namespace {
 
-/// What both ways of scanning share: one state a slot, and how it goes over this rank's tokens.
+/// What both ways of scanning share: one state a group of slots, and how it goes over this rank's tokens.
 class LinearPass {
  public:
   LinearPass(const LinearPassTask& task, Transport& transport, const LinearKernels& kernels, MemoryLedger* ledger,
              const PassProgress& on_progress)
-      : task_(task), transport_(transport), kernels_(kernels), ledger_(ledger), on_progress_(on_progress) {
+      : task_(task),
+        transport_(transport),
+        kernels_(kernels),
+        ledger_(ledger),
+        on_progress_(on_progress),
+        groups_(task.slots.size(), kernels) {
     const std::vector<int> ranks = scan_participants(*task.layout);
     has_tokens_ = task.layout->local_tokens(transport.rank()) > 0;
     is_first_ = has_tokens_ && ranks.front() == transport.rank();
   }
 
  protected:
-  std::size_t num_slots() const { return task_.slots.size(); }
   bool is_owner() const { return state_owner(*task_.layout) == transport_.rank(); }
 
-  LinearState new_state() const {
+  LinearState new_state(std::size_t group) const {
     LinearState state;
     kernels_.make(state,
-                  {task_.k.shape[0], 1, task_.k.shape[3], task_.v.shape[3], task_.params.normalizer == Normalizer::kZ},
+                  {task_.k.shape[0], static_cast<std::int64_t>(groups_.size(group)), task_.k.shape[3], task_.v.shape[3],
+                   task_.params.normalizer == Normalizer::kZ},
                   ledger_);
     return state;
   }
   /// What stands before the first token.
-  LinearState initial_state(std::size_t slot) const {
-    LinearState state = new_state();
+  LinearState initial_state(std::size_t group) const {
+    LinearState state = new_state(group);
     if (task_.initial.empty()) return state;
     // Joined to the identity, it is itself: wherever states lie.
-    kernels_.join(state, task_.initial[slot]);
+    kernels_.join(state, task_.initial[group]);
     return state;
   }
 
-  void advance(std::size_t slot, LinearState& state, bool with_output, Heartbeat& heartbeat) {
+  void advance(std::size_t group, LinearState& state, Buffer* summary, bool with_output, Heartbeat& heartbeat) {
     LinearTask task;
     task.q = task_.q;
     task.k = task_.k;
     task.v = task_.v;
-    task.slots = task_.slots.subspan(slot, 1);
+    task.slots = groups_.of(group, task_.slots);
     task.log_decay = task_.log_decay;
-    if (task_.params.decay == Decay::kToken) task.decay_columns = task_.decay_columns.subspan(slot, 1);
-    if (task_.params.decay == Decay::kHead) task.head_log_decay = task_.head_log_decay.subspan(slot, 1);
+    if (task_.params.decay == Decay::kToken) task.decay_columns = groups_.of(group, task_.decay_columns);
+    if (task_.params.decay == Decay::kHead) task.head_log_decay = groups_.of(group, task_.head_log_decay);
     task.scale = task_.scale;
+    task.summary = summary;
     if (with_output) task.o = task_.o;
     timed(result_.compute_seconds, SpanKind::kCompute, [&] { kernels_.advance(task, task_.params, state, heartbeat); });
     if (!with_output) return;
-    const auto tokens = static_cast<double>(task_.k.shape[0] * task_.k.shape[1]);
+    const auto rows = static_cast<double>(task_.k.shape[0] * task_.k.shape[1]) * static_cast<double>(task.slots.size());
     result_.flops +=
-        linear_output_flops(tokens, static_cast<double>(task_.k.shape[3]), static_cast<double>(task_.v.shape[3]));
-    if (on_progress_) on_progress_(static_cast<double>(slot + 1) / static_cast<double>(num_slots()));
+        linear_output_flops(rows, static_cast<double>(task_.k.shape[3]), static_cast<double>(task_.v.shape[3]));
+    if (on_progress_) on_progress_(static_cast<double>(group + 1) / static_cast<double>(groups_.count()));
   }
 
   /// The host's side of a state that lies elsewhere; unused where the transport carries states as they lie.
@@ -97,7 +103,7 @@ class LinearPass {
   }
   /// No rank has a token: what stands behind the sequence is what stood before it.
   void pass_initial_on() {
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) keep_final(initial_state(slot));
+    for (std::size_t group = 0; group < groups_.count(); ++group) keep_final(initial_state(group));
   }
 
   const LinearPassTask& task_;
@@ -105,12 +111,13 @@ class LinearPass {
   const LinearKernels& kernels_;
   MemoryLedger* ledger_;
   const PassProgress& on_progress_;
+  StateGroups groups_;
   bool has_tokens_ = false;
   bool is_first_ = false;
   RingPassResult result_;
 };
 
-/// Recursive doubling, several slots under way at once.
+/// Recursive doubling, several states under way at once.
 class LogarithmicPass final : public LinearPass, private Heartbeat {
  public:
   using LinearPass::LinearPass;
@@ -122,24 +129,24 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     }
     schedule_ = make_scan_schedule(ScanKind::kLogarithmic, *task_.layout, transport_.rank());
     sends_ = std::any_of(schedule_.begin(), schedule_.end(), [](const ScanStep& step) { return step.send_to >= 0; });
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) add_scan(slot);
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) {
-      LinearState& before = scans_[slot].before;
-      wait_for(slot);
-      advance(slot, before, true, *this);
-      keep_final(std::move(before));
-      before = LinearState{};
+    for (std::size_t group = 0; group < groups_.count(); ++group) add_scan(group);
+    for (std::size_t group = 0; group < groups_.count(); ++group) {
+      Scan& scan = scans_[group];
+      wait_for(group);
+      advance(group, scan.before, &scan.summary, true, *this);
+      keep_final(std::move(scan.before));
+      scan.before = LinearState{};
+      scan.summary = Buffer();
     }
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) wait_for(slot);
+    end();
     result_.steps_taken = static_cast<int>(schedule_.size());
-    result_.compute_seconds -= beat_seconds_;
-    result_.exposed_seconds += beat_seconds_;
     return std::move(result_);
   }
 
  private:
-  /// One slot's scan: the states of ScanStep's text, and how far it is.
+  /// One group's scan: the states of ScanStep's text, and how far it is.
   struct Scan {
+    Buffer summary;
     LinearState before;
     LinearState through;
     LinearState incoming;
@@ -149,14 +156,15 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     Wire wire;
   };
 
-  void add_scan(std::size_t slot) {
+  void add_scan(std::size_t group) {
     Scan scan;
-    scan.before = is_first_ ? initial_state(slot) : new_state();
-    if (sends_) {
-      scan.through = is_first_ ? initial_state(slot) : new_state();
-      advance(slot, scan.through, false, *this);
+    scan.before = is_first_ ? initial_state(group) : new_state(group);
+    // Whoever receives waits for what others sum up: it may as well, if its output begins with that anyway.
+    if (sends_ || (kernels_.keeps_summaries() && !is_first_)) {
+      scan.through = is_first_ ? initial_state(group) : new_state(group);
+      advance(group, scan.through, &scan.summary, false, *this);
     }
-    if (!is_first_) scan.incoming = new_state();
+    if (!is_first_) scan.incoming = new_state(group);
     scans_.push_back(std::move(scan));
     timed(result_.exposed_seconds, [&] { move_on(); });
   }
@@ -173,7 +181,7 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     }
   }
 
-  /// Does what can be done without waiting. Transfers between two ranks match in the order they start: a slot is never
+  /// Does what can be done without waiting. Transfers between two ranks match in the order they start: a state is never
   /// further in its steps than the one before it, on any rank.
   void move_on() {
     std::size_t most_started = schedule_.size();
@@ -189,26 +197,49 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
     }
   }
 
-  void wait_for(std::size_t slot) {
-    const AddSeconds adder(result_.exposed_seconds);
-    for (move_on(); !is_done(scans_[slot]); move_on()) {
+  /// Through all its steps, those that only send among them: in a queue an output takes the whole device, and a
+  /// transfer that comes behind its launch would find no place until it ends.
+  void wait_for(std::size_t group) {
+    // What a queue waits for is counted there, see end().
+    const AddSeconds adder(in_queue_ ? result_.compute_seconds : result_.exposed_seconds);
+    for (move_on(); !is_done(scans_[group]); move_on()) {
       const auto moving = std::find_if(scans_.begin(), scans_.end(), [](const Scan& scan) { return scan.is_moving; });
-      moving->moving.wait();
+      if (!in_queue_) {
+        moving->moving.wait();
+        continue;
+      }
+      moving->moving.order();
+      ordered_.push_back(std::move(moving->moving));
+      settle(*moving);
     }
   }
 
   void beat() override {
     const AddPollingSeconds adder(beat_seconds_);
+    for (Ticket& ticket : ordered_) ticket.poll();  // where a rank has failed, the queue may stand still
     move_on();
+  }
+
+  void end() {
+    timed(result_.exposed_seconds, [&] {
+      for (Ticket& ticket : ordered_) ticket.wait();
+    });
+    // A device computes while its rank looks at transfers.
+    const double waited = has_queue_ ? transport_.take_queue_seconds() : beat_seconds_;
+    result_.compute_seconds -= waited;
+    result_.exposed_seconds += waited;
   }
 
   ScanSchedule schedule_;
   bool sends_ = false;
+  bool has_queue_ = kernels_.memory().work_queue() != nullptr;
+  bool in_queue_ = has_queue_ && transport_.carries(kernels_.memory());
   std::vector<Scan> scans_;
+  std::vector<Ticket> ordered_;  // the queue waits for them; a failure shows here alone
   double beat_seconds_ = 0.0;
 };
 
-/// From rank to rank, each state in place; the next rank has one slot while this one has the next.
+/// From rank to rank, each state in place; the next rank has one group while this one has the next.
 class SerialPass final : public LinearPass {
  public:
   using LinearPass::LinearPass;
@@ -223,19 +254,19 @@ class SerialPass final : public LinearPass {
     const int send_to = schedule.empty() ? -1 : schedule.back().send_to;
     std::vector<LinearState> states;
     std::vector<Ticket> arriving, leaving;
-    std::vector<Wire> wires(num_slots());
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) {
-      states.push_back(is_first_ ? initial_state(slot) : new_state());
+    std::vector<Wire> wires(groups_.count());
+    for (std::size_t group = 0; group < groups_.count(); ++group) {
+      states.push_back(is_first_ ? initial_state(group) : new_state(group));
     }
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) {
-      arriving.push_back(start(-1, nullptr, recv_from, &states[slot], wires[slot]));
+    for (std::size_t group = 0; group < groups_.count(); ++group) {
+      arriving.push_back(start(-1, nullptr, recv_from, &states[group], wires[group]));
     }
     Heartbeat heartbeat;
-    for (std::size_t slot = 0; slot < num_slots(); ++slot) {
-      timed(result_.exposed_seconds, [&] { arriving[slot].wait(); });
-      if (recv_from >= 0) arrive(wires[slot], states[slot]);
-      advance(slot, states[slot], true, heartbeat);
-      leaving.push_back(start(send_to, &states[slot], -1, nullptr, wires[slot]));
+    for (std::size_t group = 0; group < groups_.count(); ++group) {
+      timed(result_.exposed_seconds, [&] { arriving[group].wait(); });
+      if (recv_from >= 0) arrive(wires[group], states[group]);
+      advance(group, states[group], nullptr, true, heartbeat);
+      leaving.push_back(start(send_to, &states[group], -1, nullptr, wires[group]));
     }
     timed(result_.exposed_seconds, [&] {
       for (Ticket& ticket : leaving) ticket.wait();
@@ -247,6 +278,16 @@ class SerialPass final : public LinearPass {
 };
 
 }  // namespace
+
+std::vector<LinearState> StateGroups::make_states(LinearShape shape, const LinearKernels& kernels,
+                                                  MemoryLedger* ledger) const {
+  std::vector<LinearState> states(count());
+  for (std::size_t group = 0; group < states.size(); ++group) {
+    shape.slots = static_cast<std::int64_t>(size(group));
+    kernels.make(states[group], shape, ledger);
+  }
+  return states;
+}
 
 int state_owner(const SequenceLayout& layout) {
   const std::vector<int> ranks = scan_participants(layout);

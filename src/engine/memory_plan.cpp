@@ -36,10 +36,10 @@ void add_scan_memory(const RunConfig& config, const PassPlan& pass, const HeadGr
   const std::size_t heads = group.heads.size();
   const std::size_t states =
       linear_pass_states(heads, config.reproducible) + (config.initial_state.empty() ? 0 : heads);
-  const std::size_t bytes = kernels.linear().state_bytes(state_shape(std::get<LinearParams>(pass.mechanism), layer));
-  memory.partial_bytes = std::max(memory.partial_bytes, states * bytes);
-  memory.scratch_bytes =
-      std::max(memory.scratch_bytes, kernels.linear().linear_scratch_bytes(layer.head_dim, layer.v_dim));
+  LinearShape shape = state_shape(std::get<LinearParams>(pass.mechanism), layer);
+  memory.partial_bytes = std::max(memory.partial_bytes, states * kernels.linear().state_bytes(shape));
+  shape.slots = static_cast<std::int64_t>(heads);
+  memory.scratch_bytes = std::max(memory.scratch_bytes, kernels.linear().linear_scratch_bytes(shape));
 }
 
 }  // namespace

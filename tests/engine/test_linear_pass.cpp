@@ -7,14 +7,20 @@
 
 #include "comm/local_transport.hpp"
 #include "engine/linear_pass.hpp"
+#include "engine/resident.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/far_kernels.hpp"
+#include "tests/support/far_transport.hpp"
 #include "tests/support/linear_problem.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
 using ringscan::test::expect;
+using ringscan::test::FarLinear;
+using ringscan::test::FarMemory;
+using ringscan::test::FarTransport;
 using ringscan::test::for_each_world;
 
 namespace {
@@ -59,22 +65,34 @@ LinearRun run_over_ranks(const LinearProblem& problem, const TokenRun& part, std
   task.layout = &layout;
   task.params = problem.params;
   task.scale = problem.scale();
-  task.q = dense_any_view(q.data(), problem.type, {problem.batch, tokens, problem.num_heads, problem.head_dim});
-  task.k = dense_any_view(k.data(), problem.type, {problem.batch, tokens, problem.num_kv_heads, problem.head_dim});
-  task.v = dense_any_view(v.data(), problem.type, {problem.batch, tokens, problem.num_kv_heads, problem.v_dim});
+  MemorySpace& space = kernels.memory();
+  const auto place = [&](const std::vector<std::byte>& bytes, ElementType type, std::int64_t heads, std::int64_t dim) {
+    return Resident(dense_any_view(bytes.data(), type, {problem.batch, tokens, heads, dim}), space);
+  };
+  const Resident q_there = place(q, problem.type, problem.num_heads, problem.head_dim);
+  const Resident k_there = place(k, problem.type, problem.num_kv_heads, problem.head_dim);
+  const Resident v_there = place(v, problem.type, problem.num_kv_heads, problem.v_dim);
+  const Resident decay_there = place(log_decay, ElementType::kFloat32, problem.num_heads, 1);
+  task.q = q_there.view();
+  task.k = k_there.view();
+  task.v = v_there.view();
   task.slots = slots;
-  task.log_decay =
-      dense_any_view(log_decay.data(), ElementType::kFloat32, {problem.batch, tokens, problem.num_heads, 1});
+  task.log_decay = decay_there.view();
   task.decay_columns = columns;
   task.head_log_decay = problem.head_log_decay;
-  task.o = dense_any_view(static_cast<void*>(o.data()), ElementType::kFloat32, o_shape);
+  // NaN in both memories: a row that is not written is seen.
+  Buffer o_there(space.is_host() ? 0 : o.size() * sizeof(float), nullptr, space);
+  task.o =
+      dense_any_view(space.is_host() ? static_cast<void*>(o.data()) : o_there.data(), ElementType::kFloat32, o_shape);
   task.reproducible = reproducible;
   task.initial = initial;
   task.final_states = &run.final_states;
   MemoryLedger ledger;
   run.pass = run_linear_pass(task, transport, kernels, &ledger);
+  if (o_there.size_bytes() > 0) space.copy_out(o.data(), o_there.data(), o_there.size_bytes());
   run.peak_bytes = ledger.peak_bytes();
-  expect(transport, run.final_states.size() == (transport.rank() == state_owner(layout) ? slots.size() : 0));
+  expect(transport, run.final_states.size() ==
+                        (transport.rank() == state_owner(layout) ? StateGroups(slots.size(), kernels).count() : 0));
 
   const std::int64_t row = problem.num_heads * problem.v_dim;
   run.whole.assign(static_cast<std::size_t>(problem.batch * problem.seq_len * row), 0.0);
@@ -160,6 +178,35 @@ TEST_CASE("reproducible: the same bits for any number of ranks, states included"
   SUCCEED();
 }
 
+namespace {
+
+/// Collective: tokens [0, cut) and [cut, seq_len) as two jobs, the state handed from one to the other in fp64, as a
+/// file would bring it; their outputs as one.
+std::vector<double> run_cut_in_two(const LinearProblem& problem, std::int64_t cut, bool reproducible,
+                                   Transport& transport, const LinearKernels& linear) {
+  LinearRun early = run_over_ranks(problem, {0, cut}, 1, reproducible, {}, transport, linear);
+  const bool with_n = problem.params.normalizer == Normalizer::kZ;
+  const auto heads = static_cast<std::size_t>(problem.num_heads);
+  const StateGroups groups(heads, linear);
+  std::vector<LinearState> handed =
+      groups.make_states({1, 1, problem.head_dim, problem.v_dim, with_n}, linear, nullptr);
+  for (std::size_t slot = 0; slot < heads; ++slot) {
+    const std::size_t group = groups.group_of(slot);
+    std::vector<double> s(static_cast<std::size_t>(problem.head_dim * problem.v_dim), 0.0);
+    std::vector<double> n(static_cast<std::size_t>(problem.head_dim), 0.0);
+    if (!early.final_states.empty()) linear.load(early.final_states[group], 0, groups.place_of(slot), s, n);
+    transport.all_reduce(std::span<double>(s), ReduceOp::kSum);
+    transport.all_reduce(std::span<double>(n), ReduceOp::kSum);
+    linear.store(handed[group], 0, groups.place_of(slot), s, n);
+  }
+  const LinearRun late = run_over_ranks(problem, {cut, problem.seq_len}, 1, reproducible, handed, transport, linear);
+  std::vector<double> both(early.whole.size());
+  std::transform(early.whole.begin(), early.whole.end(), late.whole.begin(), both.begin(), std::plus<>());
+  return both;
+}
+
+}  // namespace
+
 TEST_CASE("a sequence cut in two, its state handed over, equals the whole") {
   for (const LinearParams& params : {kToken, kNormalised}) {
     const LinearProblem problem = make_problem(300, params, 0.02);
@@ -167,25 +214,40 @@ TEST_CASE("a sequence cut in two, its state handed over, equals the whole") {
     for (const bool reproducible : {false, true}) {
       run_ranks(3, [&](Transport& transport) {
         const auto kernels = make_cpu_kernels();
-        const LinearKernels& linear = kernels->linear();
-        const TokenRun first{0, 133}, second{133, 300};
-        LinearRun early = run_over_ranks(problem, first, 1, reproducible, {}, transport, linear);
-        // Every rank needs them: through fp64, as a file would bring them.
-        std::vector<LinearState> handed(4);
-        for (std::int64_t slot = 0; slot < 4; ++slot) {
-          const auto at = static_cast<std::size_t>(slot);
-          linear.make(handed[at], {1, 1, 12, 20, params.normalizer == Normalizer::kZ}, nullptr);
-          std::vector<double> s(12 * 20, 0.0), n(12, 0.0);
-          if (!early.final_states.empty()) linear.load(early.final_states[at], 0, 0, s, n);
-          transport.all_reduce(std::span<double>(s), ReduceOp::kSum);
-          transport.all_reduce(std::span<double>(n), ReduceOp::kSum);
-          linear.store(handed[at], 0, 0, s, n);
-        }
-        const LinearRun late = run_over_ranks(problem, second, 1, reproducible, handed, transport, linear);
-        std::vector<double> both(early.whole.size());
-        std::transform(early.whole.begin(), early.whole.end(), late.whole.begin(), both.begin(), std::plus<>());
+        const auto both = run_cut_in_two(problem, 133, reproducible, transport, kernels->linear());
         expect(transport, linear_error(problem, both, exact) <= 5e-6);
       });
+    }
+  }
+  SUCCEED();
+}
+
+TEST_CASE("heads that share states in a device's memory give the bits of heads apart, cut in two as well") {
+  for (const std::int64_t seq_len : {1, 5, 300}) {
+    for (const LinearParams& params : {kToken, kNormalised, kPlain}) {
+      const LinearProblem problem = make_problem(seq_len, params, 0.05, 1);
+      const auto check = [&](Transport& transport) {
+        const auto near = make_cpu_kernels();
+        for (const bool has_queue : {false, true}) {
+          for (const bool is_carried : {false, true}) {
+            FarMemory memory(has_queue);
+            const FarLinear far(near->linear(), memory);
+            FarTransport carrier(transport);
+            Transport& way = is_carried ? static_cast<Transport&>(carrier) : transport;
+            for (const bool reproducible : {false, true}) {
+              const TokenRun all{0, seq_len};
+              const auto wanted = run_over_ranks(problem, all, 1, reproducible, {}, transport, near->linear());
+              const auto found = run_over_ranks(problem, all, 1, reproducible, {}, way, far);
+              expect(transport, found.whole == wanted.whole && found.pass.flops == wanted.pass.flops);
+              const std::int64_t cut = seq_len / 2;
+              expect(transport, run_cut_in_two(problem, cut, reproducible, way, far) ==
+                                    run_cut_in_two(problem, cut, reproducible, transport, near->linear()));
+            }
+          }
+        }
+      };
+      for_each_world(check);
+      run_ranks(5, check);
     }
   }
   SUCCEED();

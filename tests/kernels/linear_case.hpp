@@ -39,7 +39,7 @@ class LinearRunner {
     return state;
   }
   /// The tokens [begin, end).
-  void advance(LinearState& state, std::int64_t begin, std::int64_t end, bool with_output) {
+  void advance(LinearState& state, std::int64_t begin, std::int64_t end, bool with_output, Buffer* summary = nullptr) {
     const LinearProblem& p = problem_;
     LinearTask task;
     const auto view = [&](const std::vector<std::byte>& bytes, std::int64_t heads, std::int64_t dim) {
@@ -54,6 +54,7 @@ class LinearRunner {
     task.decay_columns = columns_;
     task.head_log_decay = p.head_log_decay;
     task.scale = p.scale();
+    task.summary = summary;
     if (with_output) {
       task.o = dense_any_view(static_cast<void*>(o_.data()), ElementType::kFloat32,
                               {p.batch, p.seq_len, p.num_heads, p.v_dim})

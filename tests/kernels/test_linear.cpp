@@ -132,6 +132,28 @@ TEST_CASE("a joined state equals one that went over both runs, and goes through 
   }
 }
 
+TEST_CASE("an output that goes on from its run's summary has the bits of one that does not") {
+  for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16}) {
+    for (const LinearParams& params : {LinearParams{Decay::kToken, FeatureMap::kElu1, Normalizer::kZ},
+                                       LinearParams{Decay::kHead, FeatureMap::kIdentity, Normalizer::kNone}}) {
+      LinearProblem problem = make_problem(2600, 64, 64, params, 0.01);
+      problem.type = type;
+      LinearRunner plain(problem), kept(problem);
+      LinearState state = plain.new_state();
+      plain.advance(state, 0, 101, true);
+      plain.advance(state, 101, 2600, true);
+      LinearState before = kept.new_state();
+      kept.advance(before, 0, 101, true);
+      Buffer summary;
+      LinearState own = kept.new_state();
+      kept.advance(own, 101, 2600, false, &summary);
+      REQUIRE((summary.size_bytes() > 0) == kept.kernels().keeps_summaries());
+      kept.advance(before, 101, 2600, true, &summary);
+      REQUIRE(kept.output() == plain.output());
+    }
+  }
+}
+
 TEST_CASE("a quarter of a million tokens stay precise") {
   for (const double decay : {0.0, 1e-6}) {
     LinearProblem problem = make_problem(250000, 8, 8, {Decay::kHead, FeatureMap::kElu1, Normalizer::kZ}, decay);

@@ -15,6 +15,8 @@ namespace ringscan::test {
 /// Counts what it gives out, poisons it, and knows it again.
 class FarMemory final : public MemorySpace {
  public:
+  explicit FarMemory(bool has_queue = false) : has_queue_(has_queue) {}
+
   std::string_view name() const override { return "far"; }
   bool is_host() const override { return false; }
   void* allocate(std::size_t bytes) override {
@@ -42,6 +44,8 @@ class FarMemory final : public MemorySpace {
     require(from, row_bytes, true);
     host_memory().copy_rows(to, to_pitch, from, from_pitch, row_bytes, rows);
   }
+  /// All is done when a call returns, but callers go the way of a queue where a transport carries this memory.
+  void* work_queue() const override { return has_queue_ ? const_cast<FarMemory*>(this) : nullptr; }
   std::size_t free_bytes() const override { return std::size_t{1} << 40; }
   std::size_t peak_bytes() const override { return 1; }
 
@@ -57,6 +61,7 @@ class FarMemory final : public MemorySpace {
   }
 
  private:
+  bool has_queue_;
   std::map<const void*, std::size_t> blocks_;
 };
 
@@ -73,15 +78,19 @@ class FarLinear final : public LinearKernels {
     state.data = std::move(far);
   }
   std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
-  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
-    return inner_.linear_scratch_bytes(head_dim, v_dim);
+  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
+    return inner_.linear_scratch_bytes(shape);
   }
+  std::size_t slots_a_state() const override { return 3; }
+  bool keeps_summaries() const override { return true; }
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                Heartbeat& heartbeat) const override {
     for (const AnyView* view : {&task.q, &task.k, &task.v, &task.log_decay}) {
       if (view->data != nullptr && element_count(view->shape) > 0) memory_.require(view->data, 1, true);
     }
     memory_.require(task.o.data, 1, true);
+    if (static_cast<std::size_t>(state.shape.slots) > slots_a_state()) throw failure("a state of too many slots");
+    if (task.summary != nullptr) keep_summary(task);
     inner_.advance(task, params, state, heartbeat);
   }
   void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
@@ -95,6 +104,26 @@ class FarLinear final : public LinearKernels {
   }
 
  private:
+  /// The CPU has nothing to keep: what a summary is of, so that it is known again.
+  struct SummaryOf {
+    const void* k;
+    std::int64_t tokens;
+    std::size_t slots;
+    int first_head;
+    bool operator==(const SummaryOf&) const = default;
+  };
+  void keep_summary(const LinearTask& task) const {
+    const SummaryOf wanted{task.k.data, task.k.shape[1], task.slots.size(), task.slots.front().q_head};
+    if (task.summary->size_bytes() == 0) {
+      *task.summary = Buffer(sizeof wanted, nullptr, memory_);
+      memory_.copy_in(task.summary->data(), &wanted, sizeof wanted);
+      return;
+    }
+    SummaryOf found{};
+    memory_.copy_out(&found, task.summary->data(), sizeof found);
+    if (task.o.data == nullptr || found != wanted) throw failure("a summary of another run");
+  }
+
   const LinearKernels& inner_;
   FarMemory& memory_;
 };

@@ -73,9 +73,11 @@ class StagedLinear final : public LinearKernels {
     inner_.make(state, shape, ledger);
   }
   std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
-  std::size_t linear_scratch_bytes(std::int64_t head_dim, std::int64_t v_dim) const override {
-    return inner_.linear_scratch_bytes(head_dim, v_dim);
+  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
+    return inner_.linear_scratch_bytes(shape);
   }
+  std::size_t slots_a_state() const override { return inner_.slots_a_state(); }
+  bool keeps_summaries() const override { return inner_.keeps_summaries(); }
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                Heartbeat& heartbeat) const override {
     Staged inputs(inner_.memory()), outputs(inner_.memory());
