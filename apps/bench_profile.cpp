@@ -96,10 +96,12 @@ class ProfileBench {
     SoloTransport solo;
     const RunConfig config = study_config(mechanism, layer.num_heads, {});
     MemoryJob job(config, layer, memory_bytes_, solo, *kernels_);
-    job.run();  // warm-up
+    const Stopwatch warm_up;
+    job.run();
+    const int repeats = repetitions_of(slowest(part, warm_up.seconds()), options_.repeats);
     std::vector<double> compute, rest;
     PassFigures figures;
-    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+    for (int repeat = 0; repeat < repeats; ++repeat) {
       part.barrier();
       const Stopwatch watch;
       const RingPassResult result = job.run();
@@ -211,7 +213,8 @@ class ProfileBench {
     for (const int head : shard.heads) slots.push_back({head, layer.kv_head_of(head)});
     const StateGroups groups(slots.size(), linear);
     Heartbeat heartbeat;
-    for (int repeat = -1; repeat < options_.repeats; ++repeat) {
+    int repeats = options_.repeats;
+    for (int repeat = -1; repeat < repeats; ++repeat) {
       part.barrier();
       const Stopwatch watch;
       for (std::size_t group = 0; group < groups.count(); ++group) {
@@ -223,6 +226,7 @@ class ProfileBench {
       }
       const double seconds = slowest(part, watch.seconds() / options_.heads);
       if (repeat >= 0) times.push_back(seconds);
+      if (repeat < 0) repeats = repetitions_of(seconds * options_.heads, options_.repeats);
     }
     return std::max(0.0, quartiles(times).median - cost.call_seconds) / static_cast<double>(tokens);
   }

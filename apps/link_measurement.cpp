@@ -75,7 +75,8 @@ class RingLinkBench {
     step.recv_from = step.next_kv_rank = (part_.rank() + world - 1) % world;
     std::vector<double> packs, warms, exposures;
     Hop hop;
-    for (int repeat = -1; repeat < repeats_; ++repeat) {
+    int repeats = repeats_;
+    for (int repeat = -1; repeat < repeats; ++repeat) {
       part_.barrier();
       const Stopwatch watch;
       KvRing ring(layout, {step}, k, v, {&slot, 1}, space_, part_, nullptr);
@@ -88,7 +89,10 @@ class RingLinkBench {
       const double pack = slowest(watch.seconds());
       move(ring, step, shard);  // into fresh memory
       const double warm = move(ring, step, shard);
-      if (repeat < 0) continue;
+      if (repeat < 0) {
+        repeats = repetitions_of(pack + 5.0 * warm, repeats_);
+        continue;
+      }
       packs.push_back(pack);
       warms.push_back(warm);
       exposures.push_back(slowest(exposed_beside_work(ring, step, shard, 3.0 * warm)) / warm);

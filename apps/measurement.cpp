@@ -20,6 +20,13 @@ Quartiles quartiles(std::vector<double> values) {
   return {at(0.25), at(0.5), at(0.75)};
 }
 
+int repetitions_of(double seconds, int fewest) {
+  constexpr double kSeconds = 0.25;
+  constexpr double kMost = 50.0;
+  const double wanted = std::ceil(kSeconds / std::max(seconds, kSeconds / kMost));
+  return std::max(fewest, static_cast<int>(wanted));
+}
+
 std::string extrap_line(const Parameters& parameters, const std::string& callpath, const std::string& metric,
                         double value) {
   assert(std::isfinite(value));

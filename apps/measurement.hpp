@@ -16,6 +16,11 @@ struct Quartiles {
 /// Linear between the sorted values (type 7 of Hyndman and Fan 1996). @pre not empty.
 Quartiles quartiles(std::vector<double> values);
 
+/// Repetitions of something that takes so many seconds: a quarter of a second of them, at least `fewest` and at
+/// most 50. Other processes take a processor for some milliseconds at a time; a median over less than that would be
+/// theirs.
+int repetitions_of(double seconds, int fewest);
+
 /// The names and numbers of a measuring point, such as {"ranks", 4}.
 using Parameters = std::vector<std::pair<std::string, double>>;
 

@@ -18,6 +18,13 @@ TEST_CASE("Quartiles lie between the sorted values") {
   REQUIRE(quartiles({7}).third == 7.0);
 }
 
+TEST_CASE("What is short is repeated for a quarter of a second, what is long as often as was asked for") {
+  REQUIRE(repetitions_of(0.01, 5) == 25);
+  REQUIRE(repetitions_of(2.0, 5) == 5);
+  REQUIRE(repetitions_of(0.0, 5) == 50);
+  REQUIRE(repetitions_of(1e-9, 60) == 60);
+}
+
 TEST_CASE("A line has what Extra-P's JSON lines reader takes, and no more") {
   const std::string text = extrap_line({{"ranks", 4}, {"seq_len", 1048576}}, "strong->softmax", "seconds", 0.125);
   REQUIRE(text.back() == '\n');
