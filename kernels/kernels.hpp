@@ -140,6 +140,9 @@ class Kernels {
 
   /// Where all views lie that tasks name (o and the statistics too), and blocks; lists and slots are always the host's.
   virtual MemorySpace& memory() const { return host_memory(); }
+  /// A second way to the same memory, for another thread of the rank beside memory(): what one has allocated, filled or
+  /// computed the other may use, once it is complete.
+  virtual MemorySpace& staging() const { return memory(); }
   /// True where no result depends on the places of keys that every row of a task sees: such keys may be given together
   /// with nearer ones that they do not adjoin, as if they did. Else sums follow a global grid of key blocks.
   virtual bool takes_gaps() const { return false; }

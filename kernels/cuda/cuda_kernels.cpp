@@ -74,7 +74,8 @@ class CudaKernels final : public Kernels {
  public:
   explicit CudaKernels(int device)
       : is_hopper_(compute_capability_major(device) == 9),
-        memory_(stream_),
+        memory_(stream_, usage_, false),
+        staging_(staging_stream_, usage_, true),
         linear_(make_linear_kernels(stream_, memory_)) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device));
@@ -89,6 +90,7 @@ class CudaKernels final : public Kernels {
   std::string_view name() const override { return "cuda"; }
   std::string device() const override { return device_; }
   MemorySpace& memory() const override { return memory_; }
+  MemorySpace& staging() const override { return staging_; }
   std::int64_t piece_keys() const override { return std::int64_t{1} << 40; }
   bool takes_gaps() const override { return true; }
 
@@ -379,8 +381,9 @@ class CudaKernels final : public Kernels {
   }
 
   bool is_hopper_;
-  Stream stream_;
-  mutable DeviceMemory memory_;
+  Stream stream_, staging_stream_;
+  DeviceUsage usage_;
+  mutable DeviceMemory memory_, staging_;
   std::unique_ptr<LinearKernels> linear_;
   std::string device_;
   Buffer workspace_;

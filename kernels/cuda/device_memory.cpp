@@ -47,10 +47,17 @@ void Stream::wait(Heartbeat& heartbeat) const {
   check(status);
 }
 
-DeviceMemory::DeviceMemory(const Stream& stream) : stream_(stream.get()) {
-  int device = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetDefaultMemPool(&pool_, device));
+void DeviceUsage::add(std::size_t bytes) {
+  const std::size_t now = current_ += bytes;
+  std::size_t most = peak_;
+  while (most < now && !peak_.compare_exchange_weak(most, now)) {
+  }
+}
+
+DeviceMemory::DeviceMemory(const Stream& stream, DeviceUsage& usage, bool is_shared)
+    : stream_(stream.get()), usage_(usage), is_shared_(is_shared) {
+  check(cudaGetDevice(&device_));
+  check(cudaDeviceGetDefaultMemPool(&pool_, device_));
   std::uint64_t keep_all = std::numeric_limits<std::uint64_t>::max();
   check(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep_all));
   for (Staging& staging : staging_) {
@@ -68,25 +75,26 @@ DeviceMemory::~DeviceMemory() {
 }
 
 void* DeviceMemory::allocate(std::size_t bytes) {
+  check(cudaSetDevice(device_));  // of this thread, which may be another than the one before
   void* data = nullptr;
   const cudaError_t status = cudaMallocAsync(&data, bytes, stream_);
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // not sticky: forget it
     throw failure("out of GPU memory: could not allocate " + human_bytes(bytes) + " beside " +
-                  human_bytes(current_bytes_) + " in use; give a smaller --memory");
+                  human_bytes(usage_.current_bytes()) + " in use; give a smaller --memory");
   }
   check(status);
-  current_bytes_ += bytes;
-  peak_bytes_ = std::max(peak_bytes_, current_bytes_);
+  usage_.add(bytes);
   return data;
 }
 
 void DeviceMemory::release(void* data, std::size_t bytes) noexcept {
   cudaFreeAsync(data, stream_);
-  current_bytes_ -= bytes;
+  usage_.remove(bytes);
 }
 
 void DeviceMemory::copy_in(void* to, const void* from_host, std::size_t bytes) {
+  check(cudaSetDevice(device_));
   const auto* from = static_cast<const std::byte*>(from_host);
   auto* target = static_cast<std::byte*>(to);
   for (std::size_t at = 0, turn = 0; at < bytes; at += kStagingBytes, ++turn) {
@@ -97,9 +105,11 @@ void DeviceMemory::copy_in(void* to, const void* from_host, std::size_t bytes) {
     check(cudaMemcpyAsync(target + at, staging.data, count, cudaMemcpyHostToDevice, stream_));
     check(cudaEventRecord(staging.done, stream_));
   }
+  if (is_shared_) check(cudaStreamSynchronize(stream_));
 }
 
 void DeviceMemory::copy_out(void* to_host, const void* from, std::size_t bytes) {
+  check(cudaSetDevice(device_));
   const auto* source = static_cast<const std::byte*>(from);
   auto* target = static_cast<std::byte*>(to_host);
   const std::size_t pieces = (bytes + kStagingBytes - 1) / kStagingBytes;

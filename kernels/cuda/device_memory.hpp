@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <cstddef>
 
 #include "core/memory_space.hpp"
@@ -28,12 +29,26 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// Bytes in use of a device by all its spaces, and the most of them.
+class DeviceUsage {
+ public:
+  void add(std::size_t bytes);
+  void remove(std::size_t bytes) { current_ -= bytes; }
+  std::size_t current_bytes() const { return current_; }
+  std::size_t peak_bytes() const { return peak_; }
+
+ private:
+  std::atomic<std::size_t> current_{0};
+  std::atomic<std::size_t> peak_{0};
+};
+
 /// Allocated and released in the stream's order, so that released blocks are used again without waiting. Copies go
-/// through two pinned buffers, one filled while the other is on its way.
+/// through two pinned buffers, one filled while the other is on its way; copies in are complete for this stream alone
+/// unless `is_shared`. One thread at a time, of any.
 class DeviceMemory final : public MemorySpace {
  public:
-  /// Of the calling thread's current device. The stream must outlive it.
-  explicit DeviceMemory(const Stream& stream);
+  /// Of the calling thread's current device. Stream and usage must outlive it.
+  DeviceMemory(const Stream& stream, DeviceUsage& usage, bool is_shared);
   ~DeviceMemory() override;
 
   std::string_view name() const override { return "device"; }
@@ -47,7 +62,7 @@ class DeviceMemory final : public MemorySpace {
                  std::size_t rows) override;
   void* work_queue() const override { return stream_; }
   std::size_t free_bytes() const override;
-  std::size_t peak_bytes() const override { return peak_bytes_; }
+  std::size_t peak_bytes() const override { return usage_.peak_bytes(); }
 
  private:
   struct Staging {
@@ -58,8 +73,9 @@ class DeviceMemory final : public MemorySpace {
   cudaStream_t stream_;
   cudaMemPool_t pool_ = nullptr;
   std::array<Staging, 2> staging_;
-  std::size_t current_bytes_ = 0;
-  std::size_t peak_bytes_ = 0;
+  DeviceUsage& usage_;
+  int device_ = 0;
+  bool is_shared_;
 };
 
 }  // namespace ringscan::cuda

@@ -70,8 +70,10 @@ MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size
   for (const ShardPlan& shard : plan_.shards) {
     Shard& made = shards_.emplace_back(Shard{make_synthetic_input(config, layer, shard, transport.rank(), &ledger_),
                                              make_shard_output(plan_, shard, transport.rank(), config, &ledger_),
+                                             {},
                                              {}});
-    made.resident.emplace(made.input, made.output, kernels.memory());
+    made.near_input = ResidentInput(made.input, kernels.memory());
+    made.near_output.emplace(made.output, kernels.memory());
   }
 }
 
@@ -81,7 +83,8 @@ RingPassResult MemoryJob::run() {
     const ShardPlan& plan = plan_.shards[i];
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(plan.layer)];
     Shard& shard = shards_[i];
-    const ResidentShard& here = *shard.resident;
+    const ResidentInput& here = shard.near_input;
+    const ResidentOutput& out = *shard.near_output;
     for (const PassPlan& pass : plan.passes) {
       for (const HeadGroup& group : pass.groups) {
         std::vector<HeadSlot> slots;
@@ -100,7 +103,7 @@ RingPassResult MemoryJob::run() {
                                      here.v(),
                                      here.log_decay(),
                                      &shard.input.linear,
-                                     here.o(),
+                                     out.o(),
                                      &shard.output.states};
           result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
           continue;
@@ -115,7 +118,7 @@ RingPassResult MemoryJob::run() {
         task.k = here.k();
         task.v = here.v();
         task.slots = slots;
-        task.o = here.o();
+        task.o = out.o();
         result += run_ring_pass(task, transport_, kernels_, &ledger_);
       }
     }

@@ -37,7 +37,8 @@ class MemoryJob {
   struct Shard {
     ShardInput input;
     ShardOutput output;
-    std::optional<ResidentShard> resident;
+    ResidentInput near_input;
+    std::optional<ResidentOutput> near_output;
   };
 
   const RunConfig& config_;

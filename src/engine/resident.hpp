@@ -33,11 +33,12 @@ class HostCopy {
   AnyView view_;
 };
 
-/// What of a shard the passes over keys read and write.
-class ResidentShard {
+/// What of a shard the passes read.
+class ResidentInput {
  public:
-  /// @pre input and output, both on the host, outlive this.
-  ResidentShard(const ShardInput& input, const ShardOutput& output, MemorySpace& space);
+  ResidentInput() = default;
+  /// @pre input, on the host, outlives this.
+  ResidentInput(const ShardInput& input, MemorySpace& space);
 
   AnyView q() const { return q_.view(); }
   /// On a device v lies right behind k, as they travel.
@@ -45,13 +46,27 @@ class ResidentShard {
   AnyView v() const { return v_; }
   AnyView remainder_value() const { return remainder_value_.view(); }
   AnyView log_decay() const { return log_decay_.view(); }
+
+ private:
+  Resident q_, remainder_value_, log_decay_;
+  Buffer kv_copy_;
+  AnyView k_, v_;
+};
+
+/// What of a shard the passes write.
+class ResidentOutput {
+ public:
+  /// @pre what output, on the host, points to outlives this.
+  ResidentOutput(const ShardOutput& output, MemorySpace& space);
+
   MutableAnyView o() const { return o_; }
   TensorView<float> lse() const { return lse_.view; }
   TensorView<float> remainder() const { return remainder_.view; }
   TensorView<float> kept_mass() const { return kept_mass_.view; }
 
-  /// Rows of `heads` (places in the shard) of o, and all statistics, come to the host's output.
-  void bring_back(const std::vector<int>& heads) const;
+  /// Rows of `heads` (places in the shard) of o, and all statistics, come to the host's output by `way`, the space that
+  /// they lie in or its Kernels::staging(). @pre what wrote them is through.
+  void bring_back(const std::vector<int>& heads, MemorySpace& way) const;
 
  private:
   struct Statistic {
@@ -62,9 +77,6 @@ class ResidentShard {
   Statistic make_statistic(const TensorView<float>& host) const;
 
   MemorySpace* space_;
-  Resident q_, remainder_value_, log_decay_;
-  Buffer kv_copy_;
-  AnyView k_, v_;
   MutableAnyView host_o_;
   Buffer o_copy_;
   MutableAnyView o_;  // on a device float32 for a float64 output, which is widened on its way back

@@ -76,61 +76,108 @@ class Job {
   bool is_stopped() const { return is_stopped_; }
 
  private:
+  /// A shard as read, and where its kernels read it.
+  struct Arrived {
+    ShardInput input;
+    ResidentInput resident;
+    double staging_seconds = 0.0;
+  };
+
+  /// What compute() leaves: the heads that are done, and those of them (places in the shard) whose rows are still where
+  /// the kernels wrote them.
+  struct Computed {
+    std::set<int> heads;
+    std::optional<ResidentOutput> resident;
+    std::vector<int> resident_heads;
+  };
+
   /// Rows of these heads are on their way to the file.
   struct Writing {
-    std::future<void> done;
+    std::future<double> done;  // seconds of copying from the device
     int layer = 0;
     std::vector<int> heads;
   };
 
-  std::future<ShardInput> start_reading(IoQueue& queue, std::size_t index) {
-    return queue.submit<ShardInput>([this, index] {
-      return read_shard(reader_, initial_, plan_, plan_.shards[index], transport_.rank(), config_, &ledger_);
+  /// The heads of kernels on the host read and write the shard itself.
+  bool is_resident(const PassPlan& pass) const {
+    return !carries_state(pass.mechanism) || !kernels_.linear().memory().is_host();
+  }
+
+  /// From the file and on to the device, beside the computing where the queue has a thread.
+  std::future<Arrived> start_reading(IoQueue& queue, std::size_t index) {
+    return queue.submit<Arrived>([this, index] {
+      const ShardPlan& shard = plan_.shards[index];
+      Arrived arrived;
+      arrived.input = read_shard(reader_, initial_, plan_, shard, transport_.rank(), config_, &ledger_);
+      if (std::any_of(shard.passes.begin(), shard.passes.end(), [&](const PassPlan& p) { return is_resident(p); })) {
+        arrived.resident = timed(arrived.staging_seconds, SpanKind::kStaging,
+                                 [&] { return ResidentInput(arrived.input, kernels_.staging()); });
+      }
+      return arrived;
     });
   }
 
-  Writing start_writing(IoQueue& queue, ActivationWriter& writer, const ShardPlan& shard, ShardOutput output) {
+  /// From the device, where rows are still there, and on to the file, likewise.
+  Writing start_writing(IoQueue& queue, ActivationWriter& writer, const ShardPlan& shard, ShardOutput output,
+                        Computed computed) {
+    struct Work {
+      ShardOutput output;
+      Computed computed;
+    };
     Writing writing{{}, shard.layer, shard.heads};
-    writing.done =
-        queue.submit<void>([this, &writer, shard, output = std::make_shared<ShardOutput>(std::move(output))]() mutable {
-          const auto layer = static_cast<std::size_t>(shard.layer);
-          write_shard(writer, outputs_[layer], plan_.layers[layer], shard, transport_.rank(), config_, *output);
-          output.reset();
-        });
+    auto work = std::make_shared<Work>(Work{std::move(output), std::move(computed)});
+    writing.done = queue.submit<double>([this, &writer, shard, work]() mutable {
+      double staging_seconds = 0.0;
+      bring_back(work->computed, staging_seconds);
+      const auto layer = static_cast<std::size_t>(shard.layer);
+      write_shard(writer, outputs_[layer], plan_.layers[layer], shard, transport_.rank(), config_, work->output);
+      work.reset();
+      return staging_seconds;
+    });
     return writing;
+  }
+
+  void bring_back(Computed& computed, double& seconds) {
+    if (!computed.resident) return;
+    timed(seconds, SpanKind::kStaging,
+          [&] { computed.resident->bring_back(computed.resident_heads, kernels_.staging()); });
+    computed.resident.reset();
   }
 
   /// Waits for it; `more`: work is left, for which the record is worth its while.
   void end_writing(Writing& writing, bool more) {
     if (!writing.done.valid()) return;
-    timed(report_.write_wait_seconds, SpanKind::kWait, [&] { writing.done.get(); });
+    report_.staging_seconds += timed(report_.write_wait_seconds, SpanKind::kWait, [&] { return writing.done.get(); });
     keeper_.note_heads(plan_.layers[static_cast<std::size_t>(writing.layer)].name, writing.heads);
     if (more) keeper_.save();
   }
 
   void work_through_shards(IoQueue& queue, ActivationWriter& writer) {
     const std::size_t count = plan_.shards.size();
-    std::future<ShardInput> reading;
+    std::future<Arrived> reading;
     Writing writing;
     for (std::size_t index = 0; index < count && !is_stopped_; ++index) {
       const ShardPlan& shard = plan_.shards[index];
       // Without a thread of its own the queue works at once, so that starting takes the time, too.
       if (!reading.valid())
         reading = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return start_reading(queue, index); });
-      ShardInput input = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return reading.get(); });
+      Arrived arrived = timed(report_.read_wait_seconds, SpanKind::kWait, [&] { return reading.get(); });
+      report_.staging_seconds += arrived.staging_seconds;
       if (plan_.overlaps_io && index + 1 < count) reading = start_reading(queue, index + 1);
       ShardOutput output = make_shard_output(plan_, shard, transport_.rank(), config_, &ledger_);
-      const std::set<int> computed = compute(shard, input, output, queue);
-      input = ShardInput{};
+      Computed computed = compute(shard, arrived, output, queue);
+      arrived = Arrived{};
+      const bool is_whole = computed.heads.size() == shard.heads.size();
       // At most one output waits beside the one in hand.
       end_writing(writing, true);
       writing = timed(report_.write_wait_seconds, SpanKind::kWait, [&] {
-        if (computed.size() == shard.heads.size()) return start_writing(queue, writer, shard, std::move(output));
+        if (is_whole) return start_writing(queue, writer, shard, std::move(output), std::move(computed));
+        bring_back(computed, report_.staging_seconds);
         const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
-        const ShardPlan part = keep_heads(shard, layer, computed);
-        return start_writing(queue, writer, part, pick_heads(output, layer, shard, part, config_, &ledger_));
+        const ShardPlan part = keep_heads(shard, layer, computed.heads);
+        return start_writing(queue, writer, part, pick_heads(output, layer, shard, part, config_, &ledger_), {});
       });
-      const bool more = index + 1 < count || !plan_.blocks.empty() || computed.size() < shard.heads.size();
+      const bool more = index + 1 < count || !plan_.blocks.empty() || !is_whole;
       is_stopped_ = more && keeper_.is_stopping();
       if (!plan_.overlaps_io || is_stopped_) end_writing(writing, more);
     }
@@ -175,26 +222,23 @@ class Job {
     }
   }
 
-  /// Returns the heads that are done: all, or those of the groups before the one that a stop kept from beginning.
-  std::set<int> compute(const ShardPlan& shard, const ShardInput& input, ShardOutput& output, IoQueue& queue) {
-    std::set<int> computed;
-    std::vector<int> met_keys;  // places in the shard
-    std::optional<ResidentShard> resident;
+  /// All heads, or those of the groups before the one that a stop kept from beginning.
+  Computed compute(const ShardPlan& shard, const Arrived& arrived, ShardOutput& output, IoQueue& queue) {
+    Computed computed;
     for (const PassPlan& pass : shard.passes) {
       for (const HeadGroup& group : pass.groups) {
-        if (!computed.empty() && keeper_.is_stopping()) continue;
-        computed.insert(group.heads.begin(), group.heads.end());
-        // The heads of kernels on the host read and write the shard itself.
-        if (!carries_state(pass.mechanism) || !kernels_.linear().memory().is_host()) {
-          if (!resident)
-            resident.emplace(timed(report_.staging_seconds, SpanKind::kStaging,
-                                   [&] { return ResidentShard(input, output, kernels_.memory()); }));
-          for (const int head : group.heads) met_keys.push_back(place_of(shard.heads, head));
+        if (!computed.heads.empty() && keeper_.is_stopping()) continue;
+        computed.heads.insert(group.heads.begin(), group.heads.end());
+        if (is_resident(pass)) {
+          if (!computed.resident) computed.resident.emplace(output, kernels_.memory());
+          for (const int head : group.heads) computed.resident_heads.push_back(place_of(shard.heads, head));
         }
-        run_group(shard, pass, group, input, output, resident ? &*resident : nullptr, queue);
+        run_group(shard, pass, group, arrived, output, computed.resident ? &*computed.resident : nullptr, queue);
       }
     }
-    if (resident) timed(report_.staging_seconds, SpanKind::kStaging, [&] { resident->bring_back(met_keys); });
+    // What reads the input and writes the output is through before either goes.
+    Heartbeat heartbeat;
+    report_.stats += kernels_.settle(heartbeat);
     return computed;
   }
 
@@ -206,8 +250,10 @@ class Job {
            static_cast<double>(heads);
   }
 
-  void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const ShardInput& input,
-                 ShardOutput& output, const ResidentShard* resident, IoQueue& queue) {
+  /// `resident`: where rows go that do not go to the output itself.
+  void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const Arrived& arrived,
+                 ShardOutput& output, const ResidentOutput* resident, IoQueue& queue) {
+    const ShardInput& input = arrived.input;
     const LayerShape& layer = plan_.layers[static_cast<std::size_t>(shard.layer)];
     std::vector<HeadSlot> slots;
     for (const int head : group.heads) {
@@ -227,16 +273,16 @@ class Job {
                                  &pass,
                                  &group,
                                  slots,
-                                 is_near ? input.q : resident->q(),
-                                 is_near ? input.k : resident->k(),
-                                 is_near ? input.v : resident->v(),
-                                 is_near ? input.linear.log_decay : resident->log_decay(),
+                                 is_near ? input.q : arrived.resident.q(),
+                                 is_near ? input.k : arrived.resident.k(),
+                                 is_near ? input.v : arrived.resident.v(),
+                                 is_near ? input.linear.log_decay : arrived.resident.log_decay(),
                                  &input.linear,
                                  is_near ? output.o : resident->o(),
                                  &output.states};
       add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
     } else {
-      RingPassTask task = ring_task(shard, pass, slots, *resident);
+      RingPassTask task = ring_task(shard, pass, slots, arrived.resident, *resident);
       StreamedContext context(earlier_.segments(layer), group.kv_heads, plan_.context_block, !config_.allow_nonfinite,
                               queue, &ledger_);
       if (context.tokens() > 0) task.context = &context;
@@ -247,22 +293,22 @@ class Job {
   }
 
   RingPassTask ring_task(const ShardPlan& shard, const PassPlan& pass, std::span<const HeadSlot> slots,
-                         const ResidentShard& resident) const {
+                         const ResidentInput& input, const ResidentOutput& output) const {
     RingPassTask task;
     task.layout = &shard.layout;
     task.mechanism = pass.mechanism;
     task.scale = pass.scale;
     task.key_block = plan_.key_block;
     task.piece_keys = kernels_.piece_keys();
-    task.q = resident.q();
-    task.k = resident.k();
-    task.v = resident.v();
+    task.q = input.q();
+    task.k = input.k();
+    task.v = input.v();
     task.slots = slots;
-    task.o = resident.o();
-    task.statistic = has_lse(pass.mechanism) ? resident.lse() : resident.remainder();
+    task.o = output.o();
+    task.statistic = has_lse(pass.mechanism) ? output.lse() : output.remainder();
     task.wants_kept_mass = config_.want_kept_mass;
-    task.kept_mass = resident.kept_mass();
-    task.remainder_value = resident.remainder_value();
+    task.kept_mass = output.kept_mass();
+    task.remainder_value = input.remainder_value();
     return task;
   }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "core/error.hpp"
@@ -22,11 +23,15 @@ class FarMemory final : public MemorySpace {
   void* allocate(std::size_t bytes) override {
     void* data = host_memory().allocate(bytes);
     std::fill_n(static_cast<unsigned char*>(data), bytes, static_cast<unsigned char>(0xff));  // NaN in every type
+    const std::lock_guard lock(mutex_);
     blocks_[data] = bytes;
     return data;
   }
   void release(void* data, std::size_t bytes) noexcept override {
-    blocks_.erase(data);
+    {
+      const std::lock_guard lock(mutex_);
+      blocks_.erase(data);
+    }
     host_memory().release(data, bytes);
   }
   void copy_in(void* to, const void* from, std::size_t bytes) override {
@@ -51,6 +56,7 @@ class FarMemory final : public MemorySpace {
 
   void require(const void* data, std::size_t bytes, bool is_here) const {
     if (bytes == 0 || data == nullptr) return;
+    const std::lock_guard lock(mutex_);
     const auto* first = static_cast<const unsigned char*>(data);
     bool found = false;
     for (const auto& [begin, size] : blocks_) {
@@ -62,6 +68,7 @@ class FarMemory final : public MemorySpace {
 
  private:
   bool has_queue_;
+  mutable std::mutex mutex_;  // a shard's way in and out is another thread's
   std::map<const void*, std::size_t> blocks_;
 };
 
@@ -136,6 +143,7 @@ class FarKernels final : public ForwardingKernels {
 
   std::string_view name() const override { return "far"; }
   MemorySpace& memory() const override { return memory_; }
+  MemorySpace& staging() const override { return memory_; }
   std::int64_t piece_keys() const override { return std::int64_t{1} << 40; }
 
   AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,

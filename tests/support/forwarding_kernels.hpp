@@ -16,6 +16,7 @@ class ForwardingKernels : public Kernels {
   std::string_view name() const override { return inner_->name(); }
   std::string device() const override { return inner_->device(); }
   MemorySpace& memory() const override { return inner_->memory(); }
+  MemorySpace& staging() const override { return inner_->staging(); }
   std::int64_t piece_keys() const override { return inner_->piece_keys(); }
   bool takes_gaps() const override { return inner_->takes_gaps(); }
   AttendStats settle(Heartbeat& heartbeat) override { return inner_->settle(heartbeat); }
