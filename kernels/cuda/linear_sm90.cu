@@ -108,8 +108,7 @@ class ChunkLoader {
         decays.total = total;
         decays.is_last = is_last;
       }
-      __syncwarp();
-      if (lane_ == 0) ptx::mbarrier_arrive(&shared_.ring.full[at_.slot]);
+      ptx::mbarrier_arrive(&shared_.ring.full[at_.slot]);
       if (is_last) break;
       at_.advance();
       read_decays(token_of(n + 1, chunks));
@@ -345,7 +344,7 @@ class ColumnWalk {
     wgmma_wait<0>();
     pin(state_);
     pin(values);
-    shared_.ring.release(at_);
+    ptx::mbarrier_arrive(&shared_.ring.empty[at_.slot]);  // each lane for what it has read itself
     at_.advance();
     return is_last;
   }
@@ -416,7 +415,7 @@ class ColumnWalk {
     wgmma_wait<0>();
     pin(state_);
     pin(values);
-    shared_.ring.release(at_);
+    ptx::mbarrier_arrive(&shared_.ring.empty[at_.slot]);  // each lane for what it has read itself
     at_.advance();
     share_state();
     meet();
@@ -446,8 +445,8 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
       raw + (1024 - static_cast<std::uint32_t>(__cvta_generic_to_shared(raw)) % 1024) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < L::kStages; ++i) {
-      ptx::mbarrier_init(&shared.ring.full[i], 2);  // TMA's bytes, and the decays
-      ptx::mbarrier_init(&shared.ring.empty[i], 4 * L::kGroups);
+      ptx::mbarrier_init(&shared.ring.full[i], 1 + 32);  // TMA's bytes, and the decays, each lane its own
+      ptx::mbarrier_init(&shared.ring.empty[i], 4 * 32 * L::kGroups);
     }
     ptx::fence_mbarrier_init(ptx::sem_release, ptx::scope_cluster);
   }
