@@ -224,6 +224,7 @@ class ProfileBench {
         linear.make(state, {1, std::ssize(task.slots), head_dim, head_dim, false}, nullptr);
         linear.advance(task, params, state, heartbeat);
       }
+      linear.settle(heartbeat);
       const double seconds = slowest(part, watch.seconds() / options_.heads);
       if (repeat >= 0) times.push_back(seconds);
       if (repeat < 0) repeats = repetitions_of(seconds * options_.heads, options_.repeats);

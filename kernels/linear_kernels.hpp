@@ -81,6 +81,9 @@ class LinearKernels {
   virtual void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                        Heartbeat& heartbeat) const = 0;
 
+  /// As Kernels::settle(): the functions above and join() may return before their work is through, on a device.
+  virtual void settle(Heartbeat&) const {}
+
   /// `near` becomes the state behind both runs: far's tokens, then near's.
   virtual void join(LinearState& near, const LinearState& far) const = 0;
 

@@ -38,8 +38,7 @@ class CudaLinearKernels final : public LinearKernels {
   std::size_t slots_a_state() const override { return kMaxSlots; }
   bool keeps_summaries() const override { return true; }
 
-  void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
-               Heartbeat& heartbeat) const override {
+  void advance(const LinearTask& task, const LinearParams& params, LinearState& state, Heartbeat&) const override {
     const std::int64_t tokens = task.k.shape[1];
     const LinearShape& shape = state.shape;
     if (tokens == 0 || shape.batch * shape.slots == 0) return;
@@ -51,8 +50,8 @@ class CudaLinearKernels final : public LinearKernels {
     if (!is_summed_up) linear_summarize(task, params, shape, scratch, stream_.get());
     linear_carry(shape, tokens, scratch, state_of(state), state_of(state), stream_.get());
     if (task.o.data != nullptr) linear_output(task, params, shape, scratch, stream_.get());
-    stream_.wait(heartbeat);
   }
+  void settle(Heartbeat& heartbeat) const override { stream_.wait(heartbeat); }
 
   void join(LinearState& near, const LinearState& far) const override {
     linear_join(state_of(near), state_of(far), stream_.get());

@@ -8,7 +8,7 @@
 
 namespace ringscan::cuda {
 
-/// States in `memory` as fp32, work on its stream; functions return when their work is through. Both must outlive it.
+/// States in `memory` as fp32, work on its stream; functions return once their work is on it. Both must outlive it.
 std::unique_ptr<LinearKernels> make_linear_kernels(const Stream& stream, DeviceMemory& memory);
 
 }  // namespace ringscan::cuda

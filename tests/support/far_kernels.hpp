@@ -100,6 +100,7 @@ class FarLinear final : public LinearKernels {
     if (task.summary != nullptr) keep_summary(task);
     inner_.advance(task, params, state, heartbeat);
   }
+  void settle(Heartbeat& heartbeat) const override { inner_.settle(heartbeat); }
   void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
   void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
             std::span<double> n) const override {
