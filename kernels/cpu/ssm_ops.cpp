@@ -8,7 +8,6 @@
 //
 #include "hwy/foreach_target.h"
 //
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "kernels/cpu/silu-inl.h"
 #include "kernels/cpu/simd_math-inl.h"

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "kernels/chela_kernels.hpp"
+#include "kernels/cuda/block_ops.hpp"
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/ssm_kernels.hpp"
 
@@ -13,6 +14,9 @@ namespace ringscan::cuda {
 /// outlive it, and is through when a function returns. scan() by this library's kernels (states of up to 128, the CPU's
 /// beyond), project() by cuBLAS in fp32. Bits depend on how tokens are cut into runs.
 std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream);
+
+/// convolve() of a task that lies anywhere; through when it returns.
+void convolve_from_anywhere(DeviceConv task, cudaStream_t stream);
 
 /// Likewise; long convolutions by cuFFT.
 std::unique_ptr<ChelaKernels> make_chela_kernels(const Stream& stream);

@@ -5,7 +5,6 @@
 #include "core/error.hpp"
 #include "kernels/cpu/fft_convolution.hpp"
 #include "kernels/cuda/block_backend.hpp"
-#include "kernels/cuda/block_ops.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/math_libraries.hpp"
 #include "kernels/cuda/reach.hpp"
@@ -121,20 +120,9 @@ class CudaChelaKernels final : public ChelaKernels {
   explicit CudaChelaKernels(const Stream& stream) : stream_(stream.get()) {}
 
   void convolve(const PlainConvTask& task) const override {
-    require(task.width >= 1 && task.out.shape == task.in.shape, "a convolution's output shaped as its input");
-    require(task.halo.shape[1] == task.width - 1 && task.halo.shape[3] == task.in.shape[3],
-            "width - 1 inputs before the first");
-    if (element_count(task.in.shape) == 0) return;
-    Reach reach(stream_);
-    DeviceConv conv;
-    conv.halo = reach.in(task.halo);
-    conv.in = reach.in(task.in);
-    conv.out = reach.in_out(task.out);
-    conv.weight = reach.in(task.taps, task.in.shape[3] * task.width);
-    conv.width = task.width;
+    DeviceConv conv{task.halo, task.in, task.out, task.taps, nullptr, task.width};
     conv.newest_first = true;
-    cuda::convolve(conv, stream_);
-    reach.finish();
+    convolve_from_anywhere(conv, stream_);
   }
 
   std::unique_ptr<LongConvolution> plan_convolution(std::int64_t tokens, std::int64_t width) const override {

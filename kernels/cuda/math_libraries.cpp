@@ -33,7 +33,6 @@ MathLibraries load_all() {
   load(cublas, "cublasSgemm_v2_64", libraries.cublas_sgemm);
   void* const cufft = open_library("cufft", CUFFT_VER_MAJOR);
   load(cufft, "cufftPlan1d", libraries.cufft_plan);
-  load(cufft, "cufftEstimate1d", libraries.cufft_estimate);
   load(cufft, "cufftSetStream", libraries.cufft_set_stream);
   load(cufft, "cufftExecR2C", libraries.cufft_forward);
   load(cufft, "cufftExecC2R", libraries.cufft_backward);

@@ -13,7 +13,6 @@ struct MathLibraries {
   decltype(&cublasSetStream_v2) cublas_set_stream = nullptr;
   decltype(&cublasSgemm_v2_64) cublas_sgemm = nullptr;
   decltype(&cufftPlan1d) cufft_plan = nullptr;
-  decltype(&cufftEstimate1d) cufft_estimate = nullptr;
   decltype(&cufftSetStream) cufft_set_stream = nullptr;
   decltype(&cufftExecR2C) cufft_forward = nullptr;
   decltype(&cufftExecC2R) cufft_backward = nullptr;

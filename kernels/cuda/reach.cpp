@@ -1,7 +1,5 @@
 #include "kernels/cuda/reach.hpp"
 
-#include <algorithm>
-
 #include "kernels/cuda/check.hpp"
 
 namespace ringscan::cuda {
@@ -25,11 +23,7 @@ void bring_near(const void* data, std::size_t bytes, cudaStream_t stream) {
   int can = 0;
   check(cudaDeviceGetAttribute(&can, cudaDevAttrConcurrentManagedAccess, device));
   if (can == 0) return;
-#if CUDART_VERSION >= 13000
   check(cudaMemPrefetchAsync(data, bytes, cudaMemLocation{cudaMemLocationTypeDevice, device}, 0, stream));
-#else
-  check(cudaMemPrefetchAsync(data, bytes, device, stream));
-#endif
 }
 
 /// Elements from a view's first to behind its last.

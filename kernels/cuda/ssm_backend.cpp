@@ -2,7 +2,6 @@
 
 #include "core/error.hpp"
 #include "kernels/cuda/block_backend.hpp"
-#include "kernels/cuda/block_ops.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/managed_memory.hpp"
 #include "kernels/cuda/math_libraries.hpp"
@@ -15,7 +14,7 @@ namespace {
 constexpr std::int64_t kMostStates = 128;
 
 void require(bool holds, const char* wanted) {
-  if (!holds) throw failure(std::string("cuda ssm kernels: ") + wanted);
+  if (!holds) throw failure(std::string("cuda block kernels: ") + wanted);
 }
 
 class Cublas {
@@ -154,27 +153,17 @@ void CudaSsmKernels::join(const float* a, std::int64_t batch, std::int64_t chann
   Reach reach(stream_.get());
   const std::int64_t sums = batch * channels;
   const ScanSummary near_here{reach.in_out(near.delta_sum, sums), reach.in_out(near.h, sums * d_state)};
-  const ScanSummary far_here{reach.in_out(far.delta_sum, sums), reach.in_out(far.h, sums * d_state)};
+  // Only read, as the interface's pointers cannot say.
+  const auto read = [&](const float* from, std::int64_t count) { return const_cast<float*>(reach.in(from, count)); };
+  const ScanSummary far_here{read(far.delta_sum, sums), read(far.h, sums * d_state)};
   join_scans(reach.in(a, channels * d_state), batch, channels, d_state, near_here, far_here, stream_.get());
   reach.finish();
 }
 
 void CudaSsmKernels::conv1d(const ConvTask& task) const {
-  require(task.width >= 1 && task.out.shape == task.in.shape, "a convolution's output shaped as its input");
-  require(task.halo.shape[1] == task.width - 1 && task.halo.shape[3] == task.in.shape[3],
-          "width - 1 inputs before the first");
-  if (element_count(task.in.shape) == 0) return;
-  Reach reach(stream_.get());
-  DeviceConv conv;
-  conv.halo = reach.in(task.halo);
-  conv.in = reach.in(task.in);
-  conv.out = reach.in_out(task.out);
-  conv.weight = reach.in(task.weight, task.in.shape[3] * task.width);
-  conv.bias = reach.in(task.bias, task.in.shape[3]);
-  conv.width = task.width;
+  DeviceConv conv{task.halo, task.in, task.out, task.weight, task.bias, task.width};
   conv.has_silu = true;
-  convolve(conv, stream_.get());
-  reach.finish();
+  convolve_from_anywhere(conv, stream_.get());
 }
 
 void CudaSsmKernels::project(const ProjectTask& task) const {
@@ -190,6 +179,21 @@ void CudaSsmKernels::project(const ProjectTask& task) const {
 }
 
 }  // namespace
+
+void convolve_from_anywhere(DeviceConv task, cudaStream_t stream) {
+  const std::int64_t channels = task.in.shape[3];
+  require(task.width >= 1 && task.out.shape == task.in.shape, "a convolution's output shaped as its input");
+  require(task.halo.shape[1] == task.width - 1 && task.halo.shape[3] == channels, "width - 1 inputs before the first");
+  if (element_count(task.in.shape) == 0) return;
+  Reach reach(stream);
+  task.halo = reach.in(task.halo);
+  task.in = reach.in(task.in);
+  task.out = reach.in_out(task.out);
+  task.weight = reach.in(task.weight, channels * task.width);
+  task.bias = reach.in(task.bias, channels);
+  convolve(task, stream);
+  reach.finish();
+}
 
 std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream) {
   return std::make_unique<CudaSsmKernels>(stream);

@@ -27,35 +27,37 @@ void advise_huge_pages(void* data, std::size_t bytes) {
   if (bytes >= kHugePage) ::madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 }
 
-class HostMemory final : public MemorySpace {
- public:
-  std::string_view name() const override { return "host"; }
-  bool is_host() const override { return true; }
-  void* allocate(std::size_t bytes) override {
-    void* data = ::operator new(bytes, alignment_of(bytes), std::nothrow);
-    if (data == nullptr) throw failure("out of memory: could not allocate " + std::to_string(bytes) + " bytes");
-    advise_huge_pages(data, bytes);
-    return data;
-  }
-  void release(void* data, std::size_t bytes) noexcept override { ::operator delete(data, alignment_of(bytes)); }
-  void copy_in(void* to, const void* from_host, std::size_t bytes) override { copy_out(to, from_host, bytes); }
-  void copy_out(void* to_host, const void* from, std::size_t bytes) override {
-    if (bytes > 0) std::memcpy(to_host, from, bytes);
-  }
-  void fill_zero(void* data, std::size_t bytes) override {
-    if (bytes > 0) std::memset(data, 0, bytes);
-  }
-  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
-                 std::size_t rows) override {
-    auto* target = static_cast<std::byte*>(to);
-    const auto* source = static_cast<const std::byte*>(from);
-    for (std::size_t row = 0; row < rows; ++row)
-      copy_out(target + row * to_pitch, source + row * from_pitch, row_bytes);
-  }
-  std::size_t free_bytes() const override { return std::numeric_limits<std::size_t>::max(); }
-};
-
 }  // namespace
+
+void* HostMemory::allocate(std::size_t bytes) {
+  void* data = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+  if (data == nullptr) throw failure("out of memory: could not allocate " + std::to_string(bytes) + " bytes");
+  advise_huge_pages(data, bytes);
+  return data;
+}
+
+void HostMemory::release(void* data, std::size_t bytes) noexcept {
+  ::operator delete(data, alignment_of(bytes));
+}
+
+void HostMemory::copy_out(void* to_host, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to_host, from, bytes);
+}
+
+void HostMemory::fill_zero(void* data, std::size_t bytes) {
+  if (bytes > 0) std::memset(data, 0, bytes);
+}
+
+void HostMemory::copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                           std::size_t row_bytes, std::size_t rows) {
+  auto* target = static_cast<std::byte*>(to);
+  const auto* source = static_cast<const std::byte*>(from);
+  for (std::size_t row = 0; row < rows; ++row) copy_out(target + row * to_pitch, source + row * from_pitch, row_bytes);
+}
+
+std::size_t HostMemory::free_bytes() const {
+  return std::numeric_limits<std::size_t>::max();
+}
 
 MemorySpace& host_memory() {
   static HostMemory memory;

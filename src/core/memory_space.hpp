@@ -34,7 +34,23 @@ class MemorySpace {
   virtual std::size_t peak_bytes() const { return 0; }
 };
 
-/// The host's, aligned to 128 bytes; large blocks ask for huge pages.
+/// Memory that the host reads and writes itself: aligned to 128 bytes; large blocks ask for huge pages. Spaces that a
+/// device shares allocate otherwise.
+class HostMemory : public MemorySpace {
+ public:
+  std::string_view name() const override { return "host"; }
+  bool is_host() const final { return true; }
+  void* allocate(std::size_t bytes) override;
+  void release(void* data, std::size_t bytes) noexcept override;
+  void copy_in(void* to, const void* from_host, std::size_t bytes) final { copy_out(to, from_host, bytes); }
+  void copy_out(void* to_host, const void* from, std::size_t bytes) final;
+  void fill_zero(void* data, std::size_t bytes) final;
+  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
+                 std::size_t rows) final;
+  std::size_t free_bytes() const final;
+};
+
+/// The host's own.
 MemorySpace& host_memory();
 
 }  // namespace ringscan
