@@ -40,7 +40,7 @@ class TracedTransfer final : public Ticket::Impl {
  private:
   static std::optional<TraceEvent> side(SpanKind kind, int peer, std::size_t bytes, std::int64_t begin_ns) {
     if (bytes == 0) return std::nullopt;
-    return TraceEvent{kind, begin_ns, begin_ns, 0, bytes, peer, {}};
+    return TraceEvent{kind, TraceThread::kCompute, begin_ns, begin_ns, 0, bytes, peer, {}};
   }
 
   void note_done() {

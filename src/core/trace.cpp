@@ -7,6 +7,7 @@ namespace ringscan {
 namespace {
 
 thread_local Trace* trace_of_thread = nullptr;
+thread_local TraceThread this_thread = TraceThread::kCompute;
 thread_local TraceSpan* innermost = nullptr;
 
 }  // namespace
@@ -39,10 +40,12 @@ void Trace::count_tiles(std::int64_t computed, std::int64_t skipped) {
   if (has_room()) tile_samples_.push_back(tiles_);
 }
 
-TraceBinding::TraceBinding(Trace* trace) : before_(std::exchange(trace_of_thread, trace)) {}
+TraceBinding::TraceBinding(Trace* trace, TraceThread thread)
+    : before_(std::exchange(trace_of_thread, trace)), thread_before_(std::exchange(this_thread, thread)) {}
 
 TraceBinding::~TraceBinding() {
   trace_of_thread = before_;
+  this_thread = thread_before_;
 }
 
 TraceSpan::TraceSpan(SpanKind kind, std::string_view label) : trace_(trace_of_thread) {
@@ -57,6 +60,7 @@ TraceSpan::TraceSpan(SpanKind kind, std::int64_t begin_ns) : trace_(trace_of_thr
 
 void TraceSpan::open(SpanKind kind, std::int64_t begin_ns) {
   event_.kind = kind;
+  event_.thread = this_thread;
   event_.begin_ns = begin_ns;
   outer_ = std::exchange(innermost, this);
 }

@@ -13,8 +13,12 @@ namespace ringscan {
 /// What a span of time went to. kGroup encloses the others of one head group or block.
 enum class SpanKind { kGroup, kCompute, kFinish, kStaging, kWait, kRead, kWrite, kSend, kReceive };
 
+/// Which of a rank's threads: the one that computes, or the one that reads, writes and copies to a device beside it.
+enum class TraceThread { kCompute, kIo };
+
 struct TraceEvent {
   SpanKind kind = SpanKind::kCompute;
+  TraceThread thread = TraceThread::kCompute;  ///< the one that recorded it
   std::int64_t begin_ns = 0;   ///< Trace::now_ns()
   std::int64_t end_ns = 0;     ///< likewise; >= begin_ns
   std::int64_t polled_ns = 0;  ///< of it, spent on moving transfers on
@@ -66,16 +70,17 @@ class Trace {
   std::size_t dropped_ = 0;
 };
 
-/// While it lives, what the calling thread does goes to `trace`; null: nowhere.
+/// While it lives, what the calling thread does goes to `trace` as done by `thread`; null: nowhere.
 class TraceBinding {
  public:
-  explicit TraceBinding(Trace* trace);
+  explicit TraceBinding(Trace* trace, TraceThread thread = TraceThread::kCompute);
   ~TraceBinding();
   TraceBinding(const TraceBinding&) = delete;
   TraceBinding& operator=(const TraceBinding&) = delete;
 
  private:
   Trace* before_;
+  TraceThread thread_before_;
 };
 
 /// Records its life, where the thread has a trace; else it costs a branch. Spans of one thread nest.

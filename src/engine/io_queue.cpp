@@ -7,7 +7,7 @@ namespace ringscan {
 IoQueue::IoQueue(bool has_thread) {
   if (!has_thread) return;
   worker_ = std::thread([this, trace = Trace::of_this_thread()] {
-    const TraceBinding binding(trace);
+    const TraceBinding binding(trace, TraceThread::kIo);
     work_through();
   });
 }

@@ -35,8 +35,8 @@ const char* name_of(SpanKind kind) {
   return kNames[static_cast<int>(kind)];
 }
 
-int track_of(SpanKind kind) {
-  switch (kind) {
+int track_of(const TraceEvent& span) {
+  switch (span.kind) {
     case SpanKind::kRead:
     case SpanKind::kWrite:
       return kIoTrack;
@@ -45,7 +45,7 @@ int track_of(SpanKind kind) {
     case SpanKind::kReceive:
       return kReceiveTrack;
     default:
-      return kComputeTrack;
+      return span.thread == TraceThread::kIo ? kIoTrack : kComputeTrack;
   }
 }
 
@@ -109,7 +109,7 @@ class RankText {
     });
     Lanes sends, receives;
     for (const TraceEvent* span : spans) {
-      int track = track_of(span->kind);
+      int track = track_of(*span);
       if (track == kSendTrack) track += sends.take(span->begin_ns, span->end_ns);
       if (track == kReceiveTrack) track += receives.take(span->begin_ns, span->end_ns);
       add_span(*span, track);
