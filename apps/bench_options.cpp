@@ -28,7 +28,8 @@ void parse_mechanisms(BenchOptions& options, const Setting& setting) {
   std::vector<std::string> known = BenchOptions().mechanisms;
   if (options.what == "profile") known.pop_back();  // ssm
   if (options.what == "strong" || options.what == "weak") {
-    known = {"softmax", "stick-breaking", "stick-dense", "cog", "sparse-window", "sparse-topk", "linear", "hybrid"};
+    known = {"softmax", "stick-breaking", "stick-dense", "cog",   "sparse-window", "sparse-topk", "linear",
+             "ssm",     "mamba",          "chela",       "hybrid"};
   }
   std::string wanted = "a list of " + known.front();
   for (std::size_t i = 1; i < known.size(); ++i) wanted += ", " + known[i];
@@ -84,6 +85,10 @@ void apply(BenchOptions& options, const Setting& setting) {
     options.heads = count(65536);
   } else if (setting.name == "kv-heads") {
     options.kv_heads = count(65536);
+  } else if (setting.name == "states") {
+    options.sizes.states = count(1024);
+  } else if (setting.name == "taps") {
+    options.sizes.taps = parse_whole_number(setting, 1, kAnyCount, "a number of taps, 1 or more");
   } else if (setting.name == "dtype") {
     parse_dtypes(options, setting);
   } else if (setting.name == "layout") {
@@ -119,13 +124,16 @@ const std::vector<OptionInfo>& bench_options() {
       {"head-dim", "LIST", "kernels: default 64,128; profile: default 64; strong, weak, io: one number, default 64"},
       {"mechanisms", "LIST",
        "kernels: default all; profile: of softmax, stick-breaking, cog, sparse-window, sparse-topk, linear (default "
-       "softmax,stick-breaking,linear); strong, weak: also stick-dense (no early exit) and hybrid (heads in turn "
-       "softmax, stick-breaking, linear), default softmax,stick-breaking,stick-dense,linear"},
+       "softmax,stick-breaking,linear); strong, weak: also stick-dense (no early exit), hybrid (heads in turn "
+       "softmax, stick-breaking, linear), ssm, mamba and chela (heads x head-dim channels), default "
+       "softmax,stick-breaking,stick-dense,linear"},
       {"repeats", "N", "timed runs; the median counts (default 3; others than kernels: 5, and no fewer)"},
       {"world", "LIST",
        "comm, strong, weak, io: numbers of ranks, each at most the job's (default: powers of two, and all)"},
       {"heads", "N", "strong, weak, profile, io: query heads (default 3)"},
       {"kv-heads", "N", "strong, weak, profile: KV heads; divides --heads (default: as many)"},
+      {"states", "N", "strong, weak: of ssm and mamba, a channel (default 16)"},
+      {"taps", "N", "strong, weak: of chela's long kernel, at most the sequence (default 4096)"},
       {"dtype", "LIST", "strong, weak: of float32 (default), float16 and bfloat16; profile, io: one of them"},
       {"layout", "LIST", "strong, weak: of auto (default), contiguous and zigzag"},
       {"backend", "NAME", "strong, weak, profile: cpu (default), cuda (one GPU a rank) or auto"},

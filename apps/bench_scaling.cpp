@@ -20,7 +20,7 @@ struct Repetition {
   double compute_seconds = 0.0;
   double exposed_seconds = 0.0;
   double finish_seconds = 0.0;
-  double flops = 0.0;  ///< of the visible pairs whose score was computed; sum
+  double flops = 0.0;  ///< of the visible pairs whose score was computed, and of blocks; sum
   double sent_bytes = 0.0;
 };
 
@@ -74,7 +74,7 @@ std::vector<Repetition> measure_point(const Point& point, const BenchOptions& op
   layer.num_kv_heads = options.kv_heads;
   layer.head_dim = layer.v_dim = options.head_dims.front();
   layer.q_type = layer.kv_type = layer.o_type = point.variant.dtype;
-  MemoryJob job(config, layer, memory_bytes, transport, kernels);
+  MemoryJob job(config, layer, memory_bytes, transport, kernels, options.sizes);
   measure(job, transport);  // warm-up
   std::vector<Repetition> repetitions;
   for (int i = 0; i < options.repeats; ++i) repetitions.push_back(measure(job, transport));
@@ -140,6 +140,9 @@ RunConfig study_config(const std::string& mechanism, int heads, const std::optio
   if (mechanism == "sparse-window") config.assignments = {{window, {}}};
   if (mechanism == "sparse-topk") config.assignments = {{SparseParams{}, {}}};
   if (mechanism == "linear") config.assignments = {{linear, {}}};
+  if (mechanism == "ssm") config.blocks = {{SsmParams{}, {}}};
+  if (mechanism == "mamba") config.blocks = {{MambaParams{}, {}}};
+  if (mechanism == "chela") config.blocks = {{ChelaParams{}, {}}};
   if (mechanism == "hybrid") {
     config.assignments = {{SoftmaxParams{}, {}}, {StickBreakingParams{}, {}}, {linear, {}}};
     for (int head = 0; head < heads; ++head) {

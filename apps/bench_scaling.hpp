@@ -12,7 +12,8 @@
 namespace ringscan {
 
 /// The configuration of a studied mechanism: softmax, stick-breaking, stick-dense, cog, sparse-window, sparse-topk,
-/// linear or hybrid (heads in turn softmax, stick-breaking, linear).
+/// linear, ssm, mamba, chela (these three with the whole layer) or hybrid (heads in turn softmax, stick-breaking,
+/// linear).
 RunConfig study_config(const std::string& mechanism, int heads, const std::optional<LayoutKind>& layout);
 
 /// Collective. The ranks from `ranks` on sleep until rank 0 comes here: in a collective call of MPI's they would spin,

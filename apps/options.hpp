@@ -41,9 +41,10 @@ struct BenchOptions {
   std::vector<std::string> mechanisms = {"softmax",       "stick-breaking", "cog", "linear",
                                          "sparse-window", "sparse-topk",    "ssm"};
   int repeats = 3;
-  std::vector<int> worlds;  ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
-  int heads = 3;            ///< strong, weak, profile, io
-  int kv_heads = 3;         ///< divides heads
+  std::vector<int> worlds;    ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
+  int heads = 3;              ///< strong, weak, profile, io
+  int kv_heads = 3;           ///< divides heads
+  SyntheticBlockSizes sizes;  ///< strong, weak
   ElementType dtype = ElementType::kFloat32;                        ///< profile, io; the first of the next
   std::vector<ElementType> dtypes = {ElementType::kFloat32};        ///< strong, weak
   std::vector<std::optional<LayoutKind>> layouts = {std::nullopt};  ///< strong, weak; none: auto

@@ -243,34 +243,37 @@ double chela_scale(const RunConfig& config, const ChelaLayer& layer) {
   return config.scale.value_or(1.0 / std::sqrt(static_cast<double>(layer.shape.head_dim())));
 }
 
-void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan) {
-  if (config.blocks.empty()) return;
-  const std::unique_ptr<Kernels> host = make_cpu_kernels();  // blocks are the host's
+void plan_block(const RunConfig& config, const BlockShape& shape, RunPlan& plan) {
   if (config.layout == LayoutKind::kZigzag) {
-    throw bad_input("layout: found zigzag, which " + std::string(name_of(config.blocks.front().mechanism)) +
+    throw bad_input("layout: found zigzag, which " + std::string(name_of(shape.mechanism)) +
                     " cannot have (states go from rank to rank in order), want auto or contiguous");
   }
+  const std::unique_ptr<Kernels> host = make_cpu_kernels();  // blocks are the host's
+  // CHELA's linear attention walks chunks of kTile; under `reproducible` they begin where any rank's would.
+  const bool wants_tiles = config.reproducible && std::holds_alternative<ChelaParams>(shape.mechanism);
+  const std::int64_t tile = wants_tiles || shape.seq_len >= plan.world_size * kTile * 8 ? kTile : 1;
+  BlockPlan block{shape, SequenceLayout(LayoutKind::kContiguous, shape.seq_len, plan.world_size, tile), 0,
+                  flops_of(shape)};
+  MemoryPlan memory;
+  for (const std::int64_t channels : candidate_blocks(shape, config)) {
+    block.block_channels = channels;
+    memory = memory_of(block, config, host->linear());
+    if (memory.total() <= plan.memory_limit_bytes) break;
+  }
+  if (memory.total() > plan.memory_limit_bytes) {
+    throw bad_input("memory: " + std::string(name_of(shape.mechanism)) + " takes " + human_bytes(memory.total()) +
+                    " a rank, and a rank has " + human_bytes(plan.memory_limit_bytes) +
+                    ": use more ranks, or give a larger --memory");
+  }
+  if (memory.total() > plan.memory.total()) plan.memory = memory;
+  plan.blocks.push_back(std::move(block));
+}
+
+void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan) {
+  if (config.blocks.empty()) return;
   for (const std::string& layer : reader.layers(config.layers)) {
     for (const BlockAssignment& assignment : config.blocks) {
-      const BlockShape shape = inspect_block(reader, layer, assignment, config);
-      // CHELA's linear attention walks chunks of kTile; under `reproducible` they begin where any rank's would.
-      const bool wants_tiles = config.reproducible && std::holds_alternative<ChelaParams>(shape.mechanism);
-      const std::int64_t tile = wants_tiles || shape.seq_len >= plan.world_size * kTile * 8 ? kTile : 1;
-      BlockPlan block{shape, SequenceLayout(LayoutKind::kContiguous, shape.seq_len, plan.world_size, tile), 0,
-                      flops_of(shape)};
-      MemoryPlan memory;
-      for (const std::int64_t channels : candidate_blocks(shape, config)) {
-        block.block_channels = channels;
-        memory = memory_of(block, config, host->linear());
-        if (memory.total() <= plan.memory_limit_bytes) break;
-      }
-      if (memory.total() > plan.memory_limit_bytes) {
-        throw bad_input("memory: " + std::string(name_of(shape.mechanism)) + " takes " + human_bytes(memory.total()) +
-                        " a rank, and a rank has " + human_bytes(plan.memory_limit_bytes) +
-                        ": use more ranks, or give a larger --memory");
-      }
-      if (memory.total() > plan.memory.total()) plan.memory = memory;
-      plan.blocks.push_back(std::move(block));
+      plan_block(config, inspect_block(reader, layer, assignment, config), plan);
     }
   }
 }

@@ -62,8 +62,11 @@ struct RunPlan;
 BlockShape inspect_block(const ActivationReader& reader, const std::string& layer, const BlockAssignment& assignment,
                          const RunConfig& config);
 
-/// Adds the configuration's blocks to the plan, and what they take to its memory. The largest blocks of channels that
-/// fit (under `reproducible`, for mamba, fixed ones). @throws Error(kBadInput) where none fits.
+/// Adds one to the plan, and what it takes to the plan's memory. The largest blocks of channels that fit (under
+/// `reproducible`, for mamba, fixed ones). @throws Error(kBadInput) where none fits.
+void plan_block(const RunConfig& config, const BlockShape& shape, RunPlan& plan);
+
+/// Likewise all of the configuration, in every layer.
 void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan);
 
 /// The factor on CHELA's queries.

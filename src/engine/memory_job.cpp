@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/synthetic_activations.hpp"
+#include "engine/synthetic_plan.hpp"
 
 namespace ringscan {
 namespace {
@@ -61,12 +62,12 @@ ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer
 }
 
 MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size_t memory_bytes, Transport& transport,
-                     Kernels& kernels)
+                     Kernels& kernels, const SyntheticBlockSizes& sizes)
     : config_(config), transport_(transport), kernels_(kernels) {
   PlanResources resources;
   resources.world_size = transport.world_size();
   resources.memory_limit_bytes = memory_bytes;
-  run_collectively(transport, [&] { plan_ = make_run_plan(config, {layer}, resources, kernels); });
+  run_collectively(transport, [&] { plan_ = make_synthetic_plan(config, layer, sizes, resources, kernels); });
   for (const ShardPlan& shard : plan_.shards) {
     Shard& made = shards_.emplace_back(Shard{make_synthetic_input(config, layer, shard, transport.rank(), &ledger_),
                                              make_shard_output(plan_, shard, transport.rank(), config, &ledger_),
@@ -75,55 +76,73 @@ MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size
     made.near_input = ResidentInput(made.input, kernels.memory());
     made.near_output.emplace(made.output, kernels.memory());
   }
+  if (plan_.blocks.empty()) return;
+  block_kernels_.emplace(kernels);
+  blocks_.resize(plan_.blocks.size());
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    blocks_[i].spec = synthetic_block_spec(config.blocks[i], layer, sizes);
+    blocks_[i].inputs =
+        make_memory_block(plan_.blocks[i], blocks_[i].spec, config, transport.rank(), *block_kernels_, &ledger_);
+  }
 }
 
 RingPassResult MemoryJob::run() {
   RingPassResult result;
-  for (std::size_t i = 0; i < shards_.size(); ++i) {
-    const ShardPlan& plan = plan_.shards[i];
-    const LayerShape& layer = plan_.layers[static_cast<std::size_t>(plan.layer)];
-    Shard& shard = shards_[i];
-    const ResidentInput& here = shard.near_input;
-    const ResidentOutput& out = *shard.near_output;
-    for (const PassPlan& pass : plan.passes) {
-      for (const HeadGroup& group : pass.groups) {
-        std::vector<HeadSlot> slots;
-        for (const int head : group.heads) {
-          slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
-        }
-        if (carries_state(pass.mechanism)) {
-          const LinearGroupTask task{&config_,
-                                     &layer,
-                                     &plan,
-                                     &pass,
-                                     &group,
-                                     slots,
-                                     here.q(),
-                                     here.k(),
-                                     here.v(),
-                                     here.log_decay(),
-                                     &shard.input.linear,
-                                     out.o(),
-                                     &shard.output.states};
-          result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
-          continue;
-        }
-        RingPassTask task;
-        task.layout = &plan.layout;
-        task.mechanism = pass.mechanism;
-        task.scale = pass.scale;
-        task.key_block = plan_.key_block;
-        task.piece_keys = kernels_.piece_keys();
-        task.q = here.q();
-        task.k = here.k();
-        task.v = here.v();
-        task.slots = slots;
-        task.o = out.o();
-        result += run_ring_pass(task, transport_, kernels_, &ledger_);
+  for (std::size_t i = 0; i < shards_.size(); ++i) run_shard(plan_.shards[i], shards_[i], result);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) run_block(plan_.blocks[i], *blocks_[i].inputs, result);
+  return result;
+}
+
+void MemoryJob::run_shard(const ShardPlan& plan, Shard& shard, RingPassResult& result) {
+  const LayerShape& layer = plan_.layers[static_cast<std::size_t>(plan.layer)];
+  const ResidentInput& here = shard.near_input;
+  const ResidentOutput& out = *shard.near_output;
+  for (const PassPlan& pass : plan.passes) {
+    for (const HeadGroup& group : pass.groups) {
+      std::vector<HeadSlot> slots;
+      for (const int head : group.heads) {
+        slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
       }
+      if (carries_state(pass.mechanism)) {
+        const LinearGroupTask task{&config_,
+                                   &layer,
+                                   &plan,
+                                   &pass,
+                                   &group,
+                                   slots,
+                                   here.q(),
+                                   here.k(),
+                                   here.v(),
+                                   here.log_decay(),
+                                   &shard.input.linear,
+                                   out.o(),
+                                   &shard.output.states};
+        result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
+        continue;
+      }
+      RingPassTask task;
+      task.layout = &plan.layout;
+      task.mechanism = pass.mechanism;
+      task.scale = pass.scale;
+      task.key_block = plan_.key_block;
+      task.piece_keys = kernels_.piece_keys();
+      task.q = here.q();
+      task.k = here.k();
+      task.v = here.v();
+      task.slots = slots;
+      task.o = out.o();
+      result += run_ring_pass(task, transport_, kernels_, &ledger_);
     }
   }
-  return result;
+}
+
+void MemoryJob::run_block(const BlockPlan& plan, MemoryBlock& block, RingPassResult& result) {
+  const SsmPassResult pass = block.run(transport_, *block_kernels_, &ledger_);
+  result.compute_seconds += pass.compute_seconds;
+  result.exposed_seconds += pass.exposed_seconds;
+  result.sent_bytes += pass.sent_bytes;
+  result.flops += plan.flops * static_cast<double>(plan.layout.local_tokens(transport_.rank())) /
+                  static_cast<double>(std::max<std::int64_t>(1, plan.shape.seq_len));
 }
 
 }  // namespace ringscan

@@ -2,12 +2,14 @@
 // A job without files: the passes of a run over synthetic activations in memory, to be timed again and again.
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "comm/transport.hpp"
 #include "core/buffer.hpp"
 #include "engine/layer_io.hpp"
+#include "engine/memory_block.hpp"
 #include "engine/resident.hpp"
 #include "engine/ring_pass.hpp"
 #include "engine/run_plan.hpp"
@@ -20,17 +22,19 @@ namespace ringscan {
 ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
                                 MemoryLedger* ledger);
 
-/// One layer's heads, planned as run() plans them, with make_synthetic_input().
-/// @pre no mechanism of its own inputs, no remainder vectors, no context and no initial state.
+/// One layer's heads and blocks, planned as run() plans them: heads with make_synthetic_input(), blocks with what
+/// synthetic_block_spec() says.
+/// @pre no remainder vectors, no context and no initial state.
 class MemoryJob {
  public:
   /// Collective. @throws Error(kBadInput) where the job does not fit in `memory_bytes` a rank.
   MemoryJob(const RunConfig& config, const LayerShape& layer, std::size_t memory_bytes, Transport& transport,
-            Kernels& kernels);
+            Kernels& kernels, const SyntheticBlockSizes& sizes = {});
 
   const RunPlan& plan() const { return plan_; }
 
-  /// Collective. All passes once; figures are of this rank.
+  /// Collective. All passes once; figures are of this rank. FLOPs are useful ones: of a block its plan's, by the rank's
+  /// share of the tokens.
   RingPassResult run();
 
  private:
@@ -41,12 +45,22 @@ class MemoryJob {
     std::optional<ResidentOutput> near_output;
   };
 
+  struct Block {
+    SyntheticSpec spec;
+    std::unique_ptr<MemoryBlock> inputs;
+  };
+
+  void run_shard(const ShardPlan& plan, Shard& shard, RingPassResult& result);
+  void run_block(const BlockPlan& plan, MemoryBlock& block, RingPassResult& result);
+
   const RunConfig& config_;
   Transport& transport_;
   Kernels& kernels_;
   RunPlan plan_;
   MemoryLedger ledger_;
   std::vector<Shard> shards_;
+  std::optional<BlockKernels> block_kernels_;
+  std::vector<Block> blocks_;
 };
 
 }  // namespace ringscan

@@ -23,6 +23,12 @@ enum class SyntheticKind {
 
 std::string_view name_of(SyntheticKind kind);
 
+/// What the inputs of block mechanisms have beside tokens and channels.
+struct SyntheticBlockSizes {
+  std::int64_t states = 16;  ///< ssm, mamba: of a channel
+  std::int64_t taps = 4096;  ///< of CHELA's long kernel, where the sequence is no shorter
+};
+
 struct SyntheticSpec {
   std::int64_t batch = 1;
   std::int64_t seq_len = 0;
@@ -35,6 +41,7 @@ struct SyntheticSpec {
   std::uint64_t seed = 0;
   SyntheticKind kind = SyntheticKind::kNormal;
   std::int64_t num_linear_heads = 0;  ///< columns of log_decay; 0: no such dataset
+  SyntheticBlockSizes sizes;
 
   /// True where the kind has other inputs than q, k and v.
   bool is_block() const;

@@ -4,12 +4,15 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/error.hpp"
 #include "sequence/sequence_layout.hpp"
 
 namespace ringscan {
 namespace {
 
 constexpr std::size_t kSlabBytes = std::size_t{32} << 20;
+/// Of the first dataset, the others behind it: apart from those of q, k and v.
+constexpr int kFirstStream = 16;
 
 double fan_in(std::int64_t inputs) {
   return 1.0 / std::sqrt(static_cast<double>(inputs));
@@ -18,13 +21,13 @@ double fan_in(std::int64_t inputs) {
 std::vector<SyntheticBlockDataset> ssm_datasets(const SyntheticSpec& spec) {
   const std::int64_t channels = spec.num_heads * spec.head_dim;
   const std::vector<std::int64_t> tokens{spec.batch, spec.seq_len, channels};
-  const std::vector<std::int64_t> states{spec.batch, spec.seq_len, spec.num_kv_heads, kSyntheticStates};
+  const std::vector<std::int64_t> states{spec.batch, spec.seq_len, spec.num_kv_heads, spec.sizes.states};
   return {{"ssm/u", tokens},
           {"ssm/delta", tokens, SyntheticValues::kDelta},
           {"ssm/z", tokens},
           {"ssm/B", states},
           {"ssm/C", states},
-          {"ssm/A", {channels, kSyntheticStates}, SyntheticValues::kA, 1.0, true},
+          {"ssm/A", {channels, spec.sizes.states}, SyntheticValues::kA, 1.0, true},
           {"ssm/D", {channels}, SyntheticValues::kNormal, 1.0, true}};
 }
 
@@ -37,17 +40,17 @@ std::vector<SyntheticBlockDataset> mamba_datasets(const SyntheticSpec& spec) {
           {"mamba/in_proj", {2 * d_inner, d_model}, normal, fan_in(d_model), true},
           {"mamba/conv_weight", {d_inner, 1, kSyntheticTaps}, normal, 0.5, true},
           {"mamba/conv_bias", {d_inner}, normal, 0.1, true},
-          {"mamba/x_proj", {dt_rank + 2 * kSyntheticStates, d_inner}, normal, fan_in(d_inner), true},
+          {"mamba/x_proj", {dt_rank + 2 * spec.sizes.states, d_inner}, normal, fan_in(d_inner), true},
           {"mamba/dt_proj", {d_inner, dt_rank}, normal, fan_in(dt_rank), true},
           {"mamba/dt_bias", {d_inner}, SyntheticValues::kDelta, 1.0, true},
-          {"mamba/A_log", {d_inner, kSyntheticStates}, SyntheticValues::kALog, 1.0, true},
+          {"mamba/A_log", {d_inner, spec.sizes.states}, SyntheticValues::kALog, 1.0, true},
           {"mamba/D", {d_inner}, normal, 1.0, true},
           {"mamba/out_proj", {d_model, d_inner}, normal, fan_in(d_inner), true}};
 }
 
 std::vector<SyntheticBlockDataset> chela_datasets(const SyntheticSpec& spec) {
   const std::int64_t channels = spec.num_heads * spec.head_dim;
-  const std::int64_t taps = std::min(spec.seq_len, kSyntheticLongTaps);
+  const std::int64_t taps = std::min(spec.seq_len, spec.sizes.taps);
   const auto normal = SyntheticValues::kNormal;
   const auto parameter = [&](const char* name, std::vector<std::int64_t> shape, double deviation) {
     return SyntheticBlockDataset{name, std::move(shape), normal, deviation, true};
@@ -70,7 +73,7 @@ void fill(const SyntheticSpec& spec, std::int64_t layer, int stream, const Synth
           std::int64_t first, std::span<float> out) {
   fill_normal(spec.seed, layer, stream, first, out);
   for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto state = static_cast<float>((first + static_cast<std::int64_t>(i)) % kSyntheticStates + 1);
+    const auto state = static_cast<float>((first + static_cast<std::int64_t>(i)) % spec.sizes.states + 1);
     switch (dataset.values) {
       case SyntheticValues::kNormal:
         out[i] *= static_cast<float>(dataset.deviation);
@@ -106,11 +109,21 @@ std::vector<SyntheticBlockDataset> synthetic_block_datasets(const SyntheticSpec&
   return spec.kind == SyntheticKind::kSsm ? ssm_datasets(spec) : mamba_datasets(spec);
 }
 
+void fill_synthetic_block(const SyntheticSpec& spec, std::int64_t layer, const std::string& name, std::int64_t first,
+                          std::span<float> out) {
+  const std::vector<SyntheticBlockDataset> datasets = synthetic_block_datasets(spec);
+  for (std::size_t i = 0; i < datasets.size(); ++i) {
+    if (datasets[i].name != name) continue;
+    return fill(spec, layer, kFirstStream + static_cast<int>(i), datasets[i], first, out);
+  }
+  throw failure("there is no synthetic " + name);
+}
+
 void write_synthetic_blocks(ActivationWriter& writer, const RankGroup& group, const SyntheticSpec& spec,
                             std::int64_t layer, const std::function<void(std::int64_t)>& on_bytes) {
   const SequenceLayout layout(LayoutKind::kContiguous, spec.seq_len, group.world_size(), 1);
   const TokenRun mine = layout.chunks(group.rank())[0].run;
-  int stream = 16;  // apart from those of q, k and v
+  int stream = kFirstStream;
   for (const SyntheticBlockDataset& dataset : synthetic_block_datasets(spec)) {
     const ElementType type = dataset.is_parameter ? ElementType::kFloat32 : spec.dtype;
     const DatasetInfo info = writer.create(std::to_string(layer), dataset.name, type, dataset.shape);

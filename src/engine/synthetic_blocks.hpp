@@ -10,11 +10,8 @@
 
 namespace ringscan {
 
-/// States a channel; taps of the convolution.
-inline constexpr std::int64_t kSyntheticStates = 16;
+/// Taps of the short convolutions.
 inline constexpr std::int64_t kSyntheticTaps = 4;
-/// Taps of CHELA's long kernel, where the sequence is no shorter.
-inline constexpr std::int64_t kSyntheticLongTaps = 4096;
 
 /// What a dataset's values are, from a standard normal n.
 enum class SyntheticValues {
@@ -35,6 +32,12 @@ struct SyntheticBlockDataset {
 /// ssm: heads * head_dim channels, kv_heads groups. mamba: d_model = heads * head_dim, d_inner twice that, the rank of
 /// dt a sixteenth of it. chela: heads * head_dim channels, as many of V; the short kernel in two branches.
 std::vector<SyntheticBlockDataset> synthetic_block_datasets(const SyntheticSpec& spec);
+
+/// Elements [first, first + out.size()) of one of these datasets, row-major, before they are rounded to the file's
+/// type.
+/// @pre there is one of that name.
+void fill_synthetic_block(const SyntheticSpec& spec, std::int64_t layer, const std::string& name, std::int64_t first,
+                          std::span<float> out);
 
 /// Collective. The datasets of one layer; `on_bytes` is told what has been written, over all ranks.
 void write_synthetic_blocks(ActivationWriter& writer, const RankGroup& group, const SyntheticSpec& spec,

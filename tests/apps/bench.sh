@@ -13,6 +13,8 @@ trap 'rm -rf "$folder"' EXIT
   --layout contiguous --dtype bfloat16 --json "$folder/weak.jsonl" > "$folder/weak.txt"
 "$program" bench strong --ranks 2 --world 2 --seq-len 500 --mechanisms softmax --layout contiguous,zigzag --dtype float16,bfloat16 \
   --json "$folder/lists.jsonl" > "$folder/lists.txt"
+"$program" bench weak --ranks 3 --world 1,3 --seq-len 96 --heads 2 --head-dim 32 --mechanisms ssm,mamba,chela --states 8 --taps 80 \
+  --json "$folder/blocks.jsonl" > "$folder/blocks.txt"
 "$program" bench io --ranks 3 --world 1,3 --seq-len 1001 --file "$folder/io.h5" --json "$folder/io.jsonl" > "$folder/io.txt"
 "$mpirun" --oversubscribe -n 3 "$program" bench io --seq-len 2 --file "$folder/io.h5" --json "$folder/io-mpi.jsonl" > "$folder/io.txt"
 test ! -e "$folder/io.h5"
@@ -53,6 +55,13 @@ for ranks in 1, 2, 3:
     # Causal and contiguous: the block of rank r goes to all behind it. 2 KV heads of k and v, 2 bytes an element.
     hops = ranks * (ranks - 1) // 2
     assert set(values(weak, "weak->softmax", "sent_bytes", ranks=ranks, seq_len=n)) == {hops * 101 * 2 * 2 * 64 * 2}
+# ssm: 8 FLOPs a token, channel and state; at each step of the scan a sum and 8 states of 64 channels, in fp32, of 3 ranks 3 messages.
+blocks = read("blocks")
+for ranks in 1, 3:
+    for flops in values(blocks, "weak->ssm", "flops", ranks=ranks, seq_len=96 * ranks):
+        assert math.isclose(flops, 8 * 96 * ranks * 64 * 8), flops
+assert set(values(blocks, "weak->ssm", "sent_bytes", ranks=3, seq_len=288)) == {3 * 64 * 9 * 4}
+assert all(values(blocks, f"weak->{name}", "seconds", ranks=3, seq_len=288) for name in ("mamba", "chela"))
 assert all(values(comm, "comm->exchange", "seconds", ranks=ranks, bytes=8) for ranks in (2, 3))
 for name, ranks in ("io", (1, 3)), ("io-mpi", (3,)):
     io = read(name)
@@ -79,3 +88,6 @@ if "$program" plan "$folder/profile.json" --world 2 --seq-len 1K --mechanism sof
 grep -q "the profile has no cost of softmax, float32, head_dim 64" "$folder/error.txt"
 if "$program" bench strong --ranks 2 --world 3 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
 grep -q -- "--world: found 3, want at most the 2 ranks of this job" "$folder/error.txt"
+if "$program" bench strong --seq-len 64 --heads 6 --head-dim 50 --mechanisms chela 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
+grep -q "chela.heads: found 1 for 300 channels" "$folder/error.txt"
+test "$(wc -l < "$folder/error.txt")" -eq 1

@@ -223,7 +223,13 @@ TEST_CASE("bench of several ranks") {
   REQUIRE(strong.layouts.front() == LayoutKind::kZigzag);
   REQUIRE(parse<BenchOptions>({"bench", "--heads", "4", "--what", "weak"}).kv_heads == 4);
   fails_with({"bench", "strong", "--repeats", "4"}, "--repeats: found '4', want a number from 5 to 1000");
-  fails_with({"bench", "weak", "--mechanisms", "ssm"}, "found 'ssm', want a list of softmax");
+  const auto blocks =
+      parse<BenchOptions>({"bench", "weak", "--mechanisms", "ssm,chela", "--states", "8", "--taps", "9"});
+  REQUIRE(blocks.sizes.states == 8);
+  REQUIRE(blocks.sizes.taps == 9);
+  fails_with({"bench", "weak", "--states", "2000"}, "--states: found '2000', want a whole number from 1 to 1024");
+  fails_with({"bench", "weak", "--taps", "0"}, "--taps: found '0', want a number of taps, 1 or more");
+  fails_with({"bench", "weak", "--mechanisms", "mamba2"}, "found 'mamba2', want a list of softmax");
   fails_with({"bench", "weak", "--kv-heads", "2"}, "--kv-heads: found 2, want a divisor of the 3 heads");
   fails_with({"bench", "weak", "--mechanisms", "hybrid", "--heads", "2"}, "--heads: found 2, want 3 or more");
   fails_with({"bench", "weak", "--head-dim", "64,128"}, "--head-dim: bench weak wants one number");
