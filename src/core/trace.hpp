@@ -19,12 +19,12 @@ enum class TraceThread { kCompute, kIo };
 struct TraceEvent {
   SpanKind kind = SpanKind::kCompute;
   TraceThread thread = TraceThread::kCompute;  ///< the one that recorded it
-  std::int64_t begin_ns = 0;   ///< Trace::now_ns()
-  std::int64_t end_ns = 0;     ///< likewise; >= begin_ns
-  std::int64_t polled_ns = 0;  ///< of it, spent on moving transfers on
-  std::size_t bytes = 0;       ///< kSend, kReceive: the payload
-  int peer = -1;               ///< kSend, kReceive: the other rank
-  std::string label;           ///< more than the kind says; may be empty
+  std::int64_t begin_ns = 0;                   ///< Trace::now_ns()
+  std::int64_t end_ns = 0;                     ///< likewise; >= begin_ns
+  std::int64_t polled_ns = 0;                  ///< of it, spent on moving transfers on
+  std::size_t bytes = 0;                       ///< kSend, kReceive: the payload
+  int peer = -1;                               ///< kSend, kReceive: the other rank
+  std::string label;                           ///< more than the kind says; may be empty
 };
 
 /// Tiles of attention up to a time, since the trace began.

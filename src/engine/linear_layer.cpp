@@ -14,10 +14,6 @@ constexpr const char* kLogDecay = "log_decay";
 constexpr const char* kStateS = "state/S";
 constexpr const char* kStateN = "state/n_vector";
 
-std::size_t place_of(const std::vector<int>& heads, int head) {
-  return static_cast<std::size_t>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
-}
-
 bool has_normalizer(const RunConfig& config) {
   return linear_params_of(config)->normalizer == Normalizer::kZ;
 }
@@ -176,7 +172,7 @@ void check_initial_state(const ActivationReader& initial, const LayerShape& laye
 
 int decay_column(const DatasetInfo& log_decay, const LayerShape& layer, const std::vector<int>& linear_heads,
                  int head) {
-  return log_decay.shape[2] == layer.num_heads ? head : static_cast<int>(place_of(linear_heads, head));
+  return log_decay.shape[2] == layer.num_heads ? head : place_of(linear_heads, head);
 }
 
 LinearInput read_linear_input(ActivationReader& reader, ActivationReader* initial, const LayerShape& layer,
@@ -257,7 +253,7 @@ void write_linear_states(ActivationWriter& writer, const LinearStateOutput& data
   for (int dim = 0; dim < static_cast<int>(layer.head_dim); ++dim) selection.heads.push_back(dim);
   if (!states.s.empty()) {
     for (const int head : heads) {
-      const auto at = static_cast<std::int64_t>(place_of(all, head));
+      const std::int64_t at = place_of(all, head);
       if (!selection.tokens.empty() && selection.tokens.back().end == at) {
         selection.tokens.back().end = at + 1;
       } else {
@@ -285,7 +281,7 @@ RingPassResult run_linear_group(const LinearGroupTask& task, Transport& transpor
   std::vector<int> columns;
   std::vector<double> decays;
   for (const int head : task.group->heads) {
-    columns.push_back(static_cast<int>(place_of(task.input->heads, head)));
+    columns.push_back(place_of(task.input->heads, head));
     if (pass.params.decay == Decay::kHead) decays.push_back(config.linear_head_decay[place_of(all, head)]);
   }
   pass.decay_columns = columns;

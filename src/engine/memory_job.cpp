@@ -36,10 +36,6 @@ AnyView fill(Buffer& buffer, ElementType type, const Shape4& shape, int rank, St
   return dense_any_view(std::as_const(buffer).data(), type, shape);
 }
 
-int place_of(const std::vector<int>& heads, int head) {
-  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
-}
-
 }  // namespace
 
 ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
@@ -99,10 +95,7 @@ void MemoryJob::run_shard(const ShardPlan& plan, Shard& shard, RingPassResult& r
   const ResidentOutput& out = *shard.near_output;
   for (const PassPlan& pass : plan.passes) {
     for (const HeadGroup& group : pass.groups) {
-      std::vector<HeadSlot> slots;
-      for (const int head : group.heads) {
-        slots.push_back({place_of(plan.heads, head), place_of(plan.kv_heads, layer.kv_head_of(head))});
-      }
+      const std::vector<HeadSlot> slots = slots_of(plan, layer, group);
       if (carries_state(pass.mechanism)) {
         const LinearGroupTask task{&config_,
                                    &layer,

@@ -254,6 +254,18 @@ std::vector<Cut> candidate_cuts(const RunConfig& config, const std::vector<Layer
 
 }  // namespace
 
+int place_of(const std::vector<int>& heads, int head) {
+  return static_cast<int>(std::lower_bound(heads.begin(), heads.end(), head) - heads.begin());
+}
+
+std::vector<HeadSlot> slots_of(const ShardPlan& shard, const LayerShape& layer, const HeadGroup& group) {
+  std::vector<HeadSlot> slots;
+  for (const int head : group.heads) {
+    slots.push_back({place_of(shard.heads, head), place_of(shard.kv_heads, layer.kv_head_of(head))});
+  }
+  return slots;
+}
+
 RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& layers, const PlanResources& resources,
                       const Kernels& kernels) {
   RunPlan plan;

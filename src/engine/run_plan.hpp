@@ -75,6 +75,11 @@ struct ShardPlan {
   std::vector<PassPlan> passes;
 };
 
+/// Where `heads`, ascending, has `head`. @pre it does.
+int place_of(const std::vector<int>& heads, int head);
+/// A group's heads by their places in the shard, as kernels want them.
+std::vector<HeadSlot> slots_of(const ShardPlan& shard, const LayerShape& layer, const HeadGroup& group);
+
 /// The most bytes any rank holds at once, by what they are for.
 struct MemoryPlan {
   std::size_t input_bytes = 0;    ///< q, k, v shards (twice where reading overlaps computing)
