@@ -238,6 +238,22 @@ TEST_CASE("linear: many segments, strong and weak decays") {
   }
 }
 
+// What racecheck gets through in a minute.
+TEST_CASE("linear: bfloat16 without a normaliser, short runs", "[short]") {
+  for (const std::int64_t width : {64, 128}) {
+    for (const Decay decay : {Decay::kNone, Decay::kToken}) {
+      Case problem;
+      problem.type = ElementType::kBfloat16;
+      problem.params = {decay, FeatureMap::kIdentity, Normalizer::kNone};
+      problem.heads = 2;
+      problem.head_dim = problem.v_dim = width;
+      problem.seq_len = 331;
+      problem.cuts = {0, 1, 140};
+      expect_right(problem);
+    }
+  }
+}
+
 TEST_CASE("linear: segments of every width, grouped heads, runs that begin anywhere") {
   for (const std::int64_t head_dim : {64, 128}) {
     for (const std::int64_t v_dim : {64, 128}) {
