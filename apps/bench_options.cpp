@@ -26,7 +26,7 @@ std::vector<int> parse_worlds(const Setting& setting) {
 
 void parse_mechanisms(BenchOptions& options, const Setting& setting) {
   std::vector<std::string> known = BenchOptions().mechanisms;
-  if (options.what == "profile") known.pop_back();  // ssm
+  if (options.what == "profile") known.insert(known.end(), {"mamba", "chela"});
   if (options.what == "strong" || options.what == "weak") {
     known = {"softmax", "stick-breaking", "stick-dense", "cog",   "sparse-window", "sparse-topk", "linear",
              "ssm",     "mamba",          "chela",       "hybrid"};
@@ -123,8 +123,10 @@ const std::vector<OptionInfo>& bench_options() {
       {"seq-len", "LIST", "tokens of the job; weak: tokens a rank (default 32768; profile: 1024,4096,16384)"},
       {"head-dim", "LIST", "kernels: default 64,128; profile: default 64; strong, weak, io: one number, default 64"},
       {"mechanisms", "LIST",
-       "kernels: default all; profile: of softmax, stick-breaking, cog, sparse-window, sparse-topk, linear (default "
-       "softmax,stick-breaking,linear); strong, weak: also stick-dense (no early exit), hybrid (heads in turn "
+       "kernels: default all; profile: of softmax, stick-breaking, cog, sparse-window, sparse-topk, linear, ssm, "
+       "mamba, "
+       "chela (default softmax,stick-breaking,linear); strong, weak: also stick-dense (no early exit), hybrid (heads "
+       "in turn "
        "softmax, stick-breaking, linear), ssm, mamba and chela (heads x head-dim channels), default "
        "softmax,stick-breaking,stick-dense,linear"},
       {"repeats", "N", "timed runs; the median counts (default 3; others than kernels: 5, and no fewer)"},
@@ -132,8 +134,8 @@ const std::vector<OptionInfo>& bench_options() {
        "comm, strong, weak, io: numbers of ranks, each at most the job's (default: powers of two, and all)"},
       {"heads", "N", "strong, weak, profile, io: query heads (default 3)"},
       {"kv-heads", "N", "strong, weak, profile: KV heads; divides --heads (default: as many)"},
-      {"states", "N", "strong, weak: of ssm and mamba, a channel (default 16)"},
-      {"taps", "N", "strong, weak: of chela's long kernel, at most the sequence (default 4096)"},
+      {"states", "N", "strong, weak, profile: of ssm and mamba, a channel (default 16)"},
+      {"taps", "N", "strong, weak, profile: of chela's long kernel, at most the sequence (default 4096)"},
       {"dtype", "LIST", "strong, weak: of float32 (default), float16 and bfloat16; profile, io: one of them"},
       {"layout", "LIST", "strong, weak: of auto (default), contiguous and zigzag"},
       {"backend", "NAME", "strong, weak, profile: cpu (default), cuda (one GPU a rank) or auto"},

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "apps/bench_scaling.hpp"
+#include "apps/block_measurement.hpp"
 #include "apps/link_measurement.hpp"
 #include "apps/measurement.hpp"
 #include "comm/solo_transport.hpp"
@@ -46,6 +47,8 @@ class ProfileBench {
     profile_.cores = is_cuda ? job.ranks_on_node : processors;
     profile_.piece_keys = kernels_->piece_keys();
     profile_.sends_from_shard = !kernels_->memory().is_host() && transport().carries(kernels_->memory());
+    profile_.linear_heads_a_state = static_cast<int>(std::min<std::size_t>(kernels_->linear().slots_a_state(), 65536));
+    profile_.linear_keeps_summaries = kernels_->linear().keeps_summaries();
     profile_.memory_bytes = static_cast<double>(memory_bytes_);
     // More ranks than processors would measure how these are shared.
     most_ = is_cuda ? job.transport.world_size() : std::min(job.transport.world_size(), processors);
@@ -60,7 +63,14 @@ class ProfileBench {
     for (const int at_once : is_shared ? std::vector<int>{1, most_} : std::vector<int>{most_}) {
       const std::unique_ptr<Transport> part = job_.transport.first_ranks(at_once);
       for (const std::string& mechanism : options_.mechanisms) {
-        for (const std::int64_t head_dim : options_.head_dims) measure_kernel(part.get(), at_once, mechanism, head_dim);
+        for (const std::int64_t head_dim : options_.head_dims) {
+          if (part == nullptr) continue;
+          if (is_block_name(mechanism)) {
+            note_block(measure_block(*part, *kernels_, options_, mechanism, head_dim, memory_bytes_));
+          } else {
+            measure_kernel(*part, at_once, mechanism, head_dim);
+          }
+        }
       }
       release_idle(job_.transport, at_once);
     }
@@ -120,7 +130,7 @@ class ProfileBench {
   KernelPoint point_of(const std::string& mechanism, const LayerShape& layer, const PassFigures& figures) const {
     const auto heads = static_cast<double>(layer.num_heads);
     const auto tokens = static_cast<double>(layer.seq_len);
-    if (mechanism == "linear") return {heads, heads * tokens, 0.0, figures.compute};
+    if (mechanism == "linear") return {linear_states(), heads * tokens, 0.0, figures.compute};
     const Mechanism of = study_config(mechanism, 1, {}).assignments.front().mechanism;
     const TokenRun all{0, layer.seq_len};
     const KernelPoint work = work_of(band_of(of), reach_of(of, layer.seq_len), all, all, kernels_->piece_keys());
@@ -129,6 +139,9 @@ class ProfileBench {
     }
     return {work.calls, heads * work.rows, heads * work.pairs, figures.compute};
   }
+
+  /// Of all heads: a call each.
+  double linear_states() const { return static_cast<double>(ceil_div(options_.heads, profile_.linear_heads_a_state)); }
 
   /// Work that grows with the tokens alone is cheap at greater lengths too.
   std::vector<std::int64_t> lengths_of(const std::string& variant) const {
@@ -147,8 +160,17 @@ class ProfileBench {
     profile_.exit_tile = std::max(16.0, 16.0 * std::round(std::sqrt(pairs) / 16.0));
   }
 
-  void measure_kernel(Transport* part, int at_once, const std::string& mechanism, std::int64_t head_dim) {
-    if (part == nullptr) return;
+  void note_block(const BlockCost& cost) {
+    const KernelCost& token = cost.token;
+    say("%-16s %8lld %8d %12.2f %12.2f %14s %12.2f %9.3f  a token of all channels; %.0f %% behind the state, which "
+        "reaches %.0f tokens\n",
+        token.mechanism.c_str(), static_cast<long long>(token.head_dim), token.at_once, token.call_seconds * 1e6,
+        token.row_seconds * 1e9, "", token.finish_row_seconds * 1e9, token.worst_fit, cost.behind * 100.0,
+        cost.incoming_rows);
+    profile_.blocks.push_back(cost);
+  }
+
+  void measure_kernel(Transport& part, int at_once, const std::string& mechanism, std::int64_t head_dim) {
     // One kernel does both, with early exit and without: its cost is fitted to both.
     std::vector<std::string> variants{mechanism};
     if (mechanism == "stick-breaking") variants.push_back("stick-dense");
@@ -162,7 +184,7 @@ class ProfileBench {
     for (const std::string& variant : variants) {
       for (const std::int64_t seq_len : lengths_of(variant)) {
         const LayerShape layer = layer_of(seq_len, options_.heads, options_.kv_heads, head_dim);
-        const PassFigures figures = measure_alone(*part, variant, layer);
+        const PassFigures figures = measure_alone(part, variant, layer);
         points.push_back(point_of(variant, layer, figures));
         exits.push_back(variant == "stick-breaking");
         rests.push_back({1.0, static_cast<double>(options_.heads * seq_len), 0.0, figures.rest});
@@ -184,7 +206,7 @@ class ProfileBench {
     }
     cost.pass_seconds = rest.call_seconds;
     cost.finish_row_seconds = rest.row_seconds;
-    if (mechanism == "linear") cost.state_row_seconds = measure_state(*part, head_dim, cost);
+    if (mechanism == "linear") cost.state_row_seconds = measure_state(part, head_dim, cost);
     const double rate = cost.pair_seconds > 0.0 ? 4e-9 * static_cast<double>(head_dim) / cost.pair_seconds : 0.0;
     say("%-16s %8lld %8d %12.2f %12.2f %14.1f %12.2f %9.3f\n", mechanism.c_str(), static_cast<long long>(head_dim),
         at_once, cost.call_seconds * 1e6, cost.row_seconds * 1e9, rate, cost.finish_row_seconds * 1e9, cost.worst_fit);
@@ -225,11 +247,12 @@ class ProfileBench {
         linear.advance(task, params, state, heartbeat);
       }
       linear.settle(heartbeat);
-      const double seconds = slowest(part, watch.seconds() / options_.heads);
+      const double seconds = slowest(part, watch.seconds());
       if (repeat >= 0) times.push_back(seconds);
-      if (repeat < 0) repeats = repetitions_of(seconds * options_.heads, options_.repeats);
+      if (repeat < 0) repeats = repetitions_of(seconds, options_.repeats);
     }
-    return std::max(0.0, quartiles(times).median - cost.call_seconds) / static_cast<double>(tokens);
+    return std::max(0.0, quartiles(times).median - linear_states() * cost.call_seconds) /
+           static_cast<double>(tokens * options_.heads);
   }
 
   static double slowest(Transport& part, double seconds) { return part.RankGroup::all_reduce(seconds, ReduceOp::kMax); }

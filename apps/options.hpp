@@ -44,7 +44,7 @@ struct BenchOptions {
   std::vector<int> worlds;    ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
   int heads = 3;              ///< strong, weak, profile, io
   int kv_heads = 3;           ///< divides heads
-  SyntheticBlockSizes sizes;  ///< strong, weak
+  SyntheticBlockSizes sizes;  ///< strong, weak, profile
   ElementType dtype = ElementType::kFloat32;                        ///< profile, io; the first of the next
   std::vector<ElementType> dtypes = {ElementType::kFloat32};        ///< strong, weak
   std::vector<std::optional<LayoutKind>> layouts = {std::nullopt};  ///< strong, weak; none: auto
@@ -58,6 +58,7 @@ struct BenchOptions {
 struct PlanOptions {
   RunConfig config;                    ///< without files
   LayerShape layer;                    ///< seq_len apart
+  SyntheticBlockSizes sizes;           ///< of ssm, mamba and chela
   std::vector<std::int64_t> seq_lens;  ///< ascending
   std::vector<int> worlds;             ///< ascending
   std::string profile;

@@ -12,6 +12,7 @@
 #include "apps/scaling_plot.hpp"
 #include "core/units.hpp"
 #include "engine/cost_profile.hpp"
+#include "engine/synthetic_plan.hpp"
 #include "io/report.hpp"
 
 namespace ringscan {
@@ -90,7 +91,7 @@ class Planner {
   }
 
   RunPlan run_plan(int world, std::int64_t seq_len, std::size_t memory) const {
-    return make_run_plan(options_.config, {layer_of(seq_len)}, {world, memory, true}, *kernels_);
+    return make_synthetic_plan(options_.config, layer_of(seq_len), options_.sizes, {world, memory, true}, *kernels_);
   }
 
   PlanPoint plan(int world, std::int64_t seq_len) const {
@@ -107,10 +108,12 @@ class Planner {
       if (plan.memory.total() <= memory_) throw;
     }
     point.memory_bytes = plan.memory.total();
-    for (const ShardPlan& shard : plan.shards) {
-      const std::string kind(name_of(shard.layout.kind()));
+    const auto note = [&](const SequenceLayout& layout) {
+      const std::string kind(name_of(layout.kind()));
       if (point.layout.find(kind) == std::string::npos) point.layout += (point.layout.empty() ? "" : "+") + kind;
-    }
+    };
+    for (const ShardPlan& shard : plan.shards) note(shard.layout);
+    for (const BlockPlan& block : plan.blocks) note(block.layout);
     if (point.fits) point.prediction = predict({&plan, &options_.config, &profile_, shape, options_.reach, 2});
     return point;
   }
@@ -165,6 +168,9 @@ std::string Planner::title() const {
   std::string mechanisms;
   for (const HeadAssignment& assignment : options_.config.assignments) {
     mechanisms += (mechanisms.empty() ? "" : " + ") + std::string(name_of(assignment.mechanism));
+  }
+  for (const BlockAssignment& block : options_.config.blocks) {
+    mechanisms += (mechanisms.empty() ? "" : " + ") + std::string(name_of(block.mechanism));
   }
   return mechanisms + ", " + std::to_string(options_.layer.num_heads) + " heads of " +
          std::to_string(options_.layer.head_dim) + ", " + std::string(name_of(options_.layer.kv_type)) + ", " +

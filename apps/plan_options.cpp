@@ -106,6 +106,10 @@ void apply_layer(PlanOptions& options, const Setting& setting) {
     layer.num_kv_heads = static_cast<int>(count(65536));
   } else if (setting.name == "head-dim") {
     layer.head_dim = layer.v_dim = count(256);
+  } else if (setting.name == "states") {
+    options.sizes.states = count(1024);
+  } else if (setting.name == "taps") {
+    options.sizes.taps = parse_whole_number(setting, 1, kAnyCount, "a number of taps, 1 or more");
   } else if (setting.name == "batch") {
     layer.batch = count(kAnyCount);
   } else if (setting.name == "dtype") {
@@ -135,6 +139,8 @@ const std::vector<OptionInfo>& own_options() {
       {"heads", "N", "query heads (default 8)"},
       {"kv-heads", "N", "KV heads; divides --heads (default: as many)"},
       {"head-dim", "N", "elements of a head (default 64)"},
+      {"states", "N", "ssm, mamba: of a channel (default 16); these and chela have heads x head-dim channels"},
+      {"taps", "N", "chela: of the long kernel, at most the sequence (default 4096)"},
       {"batch", "N", "sequences (default 1)"},
       {"dtype", "TYPE", "float32 (default), float16 or bfloat16"},
       {"reach", "MEDIAN,P99",

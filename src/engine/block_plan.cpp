@@ -196,6 +196,16 @@ MemoryPlan memory_of(const BlockPlan& block, const RunConfig& config, const Line
   return memory;
 }
 
+/// Of one (batch, block of channels).
+std::size_t state_bytes_of(const BlockPlan& block, const LinearKernels& linear) {
+  const BlockShape& shape = block.shape;
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) {
+    const ChelaShape& s = shape.chela.shape;
+    return static_cast<std::size_t>(s.num_heads) * linear.state_bytes({shape.batch, 1, s.head_dim(), s.v_dim(), false});
+  }
+  return static_cast<std::size_t>(shape.batch * block.block_channels * (1 + shape.d_state)) * sizeof(float);
+}
+
 /// From all channels down to the fewest.
 std::vector<std::int64_t> candidate_blocks(const BlockShape& shape, const RunConfig& config) {
   if (std::holds_alternative<ChelaParams>(shape.mechanism)) return {shape.channels};
@@ -252,7 +262,7 @@ void plan_block(const RunConfig& config, const BlockShape& shape, RunPlan& plan)
   // CHELA's linear attention walks chunks of kTile; under `reproducible` they begin where any rank's would.
   const bool wants_tiles = config.reproducible && std::holds_alternative<ChelaParams>(shape.mechanism);
   const std::int64_t tile = wants_tiles || shape.seq_len >= plan.world_size * kTile * 8 ? kTile : 1;
-  BlockPlan block{shape, SequenceLayout(LayoutKind::kContiguous, shape.seq_len, plan.world_size, tile), 0,
+  BlockPlan block{shape, SequenceLayout(LayoutKind::kContiguous, shape.seq_len, plan.world_size, tile), 0, 0,
                   flops_of(shape)};
   MemoryPlan memory;
   for (const std::int64_t channels : candidate_blocks(shape, config)) {
@@ -266,6 +276,7 @@ void plan_block(const RunConfig& config, const BlockShape& shape, RunPlan& plan)
                     ": use more ranks, or give a larger --memory");
   }
   if (memory.total() > plan.memory.total()) plan.memory = memory;
+  block.state_bytes = state_bytes_of(block, host->linear());
   plan.blocks.push_back(std::move(block));
 }
 
@@ -276,6 +287,16 @@ void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPla
       plan_block(config, inspect_block(reader, layer, assignment, config), plan);
     }
   }
+}
+
+BlockBytes file_bytes(const BlockShape& shape) {
+  const double rows = static_cast<double>(shape.batch) * static_cast<double>(shape.seq_len);
+  const double channels = static_cast<double>(shape.channels);
+  double token_bytes = channels * static_cast<double>(shape.channel_bytes) + static_cast<double>(shape.token_bytes);
+  if (std::holds_alternative<ChelaParams>(shape.mechanism)) {
+    token_bytes = channels * static_cast<double>(size_of(shape.input_type));
+  }
+  return {rows * token_bytes, rows * channels * static_cast<double>(size_of(shape.output_type))};
 }
 
 std::string describe(const BlockPlan& block) {

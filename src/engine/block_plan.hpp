@@ -50,6 +50,8 @@ struct BlockPlan {
   /// ssm: channels that are read, computed and written at once; mamba: inner channels that are computed at once; chela:
   /// all.
   std::int64_t block_channels = 0;
+  /// Of what a rank hands on to later ones, all channels of a block (chela: all heads).
+  std::size_t state_bytes = 0;
   /// Useful: 8 a token, channel and state, and 2 a weight of a projection; exponentials count as one. chela:
   /// projections, linear attention, and of its long convolution the fewer of 2 a tap and 5 L log2 L a channel, L twice
   /// the sequence.
@@ -68,6 +70,13 @@ void plan_block(const RunConfig& config, const BlockShape& shape, RunPlan& plan)
 
 /// Likewise all of the configuration, in every layer.
 void plan_blocks(const RunConfig& config, const ActivationReader& reader, RunPlan& plan);
+
+/// Of all tokens and channels, in the file.
+struct BlockBytes {
+  double read = 0.0;
+  double written = 0.0;
+};
+BlockBytes file_bytes(const BlockShape& shape);
 
 /// The factor on CHELA's queries.
 double chela_scale(const RunConfig& config, const ChelaLayer& layer);

@@ -81,6 +81,40 @@ KernelCost kernel_of(const Json& json) {
   return cost;
 }
 
+Json json_of(const BlockCost& cost) {
+  Json json = json_of(cost.token);
+  json["states"] = cost.states;
+  json["taps"] = cost.taps;
+  json["behind"] = cost.behind;
+  json["incoming_row_seconds"] = cost.incoming_row_seconds;
+  json["incoming_rows"] = cost.incoming_rows;
+  json["lines_row_seconds"] = cost.lines_row_seconds;
+  return json;
+}
+
+BlockCost block_of(const Json& json) {
+  BlockCost cost;
+  cost.token = kernel_of(json);
+  cost.states = json.at("states");
+  cost.taps = json.at("taps");
+  for (const auto& [name, figure] : {std::pair{"behind", &BlockCost::behind},
+                                     {"incoming_row_seconds", &BlockCost::incoming_row_seconds},
+                                     {"incoming_rows", &BlockCost::incoming_rows},
+                                     {"lines_row_seconds", &BlockCost::lines_row_seconds}}) {
+    cost.*figure = json.at(name);
+    if (!(cost.*figure >= 0.0)) throw bad_input(std::string(name) + " of " + cost.token.mechanism + " is under 0");
+  }
+  if (cost.behind > 1.0) throw bad_input("behind of " + cost.token.mechanism + " is over 1");
+  return cost;
+}
+
+/// Of two costs measured with so many ranks at once: whether the first is nearer to what `at_once` ranks take. The most
+/// that are no more than these; else the fewest.
+bool is_nearer(int measured, int other, int at_once) {
+  const bool fits = measured <= at_once, other_fits = other <= at_once;
+  return (fits && !other_fits) || (fits == other_fits && (measured > other) == fits);
+}
+
 /// Solves the normal equations of the chosen columns. False where they are singular or a coefficient is under 0.
 bool solve(const std::vector<std::array<double, 3>>& rows, unsigned chosen, std::array<double, 3>& solution) {
   std::array<std::array<double, 4>, 3> system{};
@@ -136,16 +170,37 @@ const KernelCost& CostProfile::kernel(std::string_view mechanism, ElementType dt
         cost.mechanism + " " + std::string(name_of(cost.dtype)) + " " + std::to_string(cost.head_dim);
     if (known.find(name) == std::string::npos) known += (known.empty() ? "" : ", ") + name;
     if (cost.mechanism != mechanism || cost.dtype != dtype || cost.head_dim != head_dim) continue;
-    const bool fits = cost.at_once <= at_once;
-    const bool best_fits = best != nullptr && best->at_once <= at_once;
-    if (best == nullptr || (fits && !best_fits) || (fits == best_fits && (cost.at_once > best->at_once) == fits)) {
-      best = &cost;
-    }
+    if (best == nullptr || is_nearer(cost.at_once, best->at_once, at_once)) best = &cost;
   }
   if (best != nullptr) return *best;
   throw bad_input("the profile has no cost of " + std::string(mechanism) + ", " + std::string(name_of(dtype)) +
                   ", head_dim " + std::to_string(head_dim) + ": it has " + known +
                   "; ringscan bench profile measures them (--mechanisms, --dtype, --head-dim)");
+}
+
+const BlockCost& CostProfile::block(std::string_view mechanism, ElementType dtype, std::int64_t channels,
+                                    std::int64_t states, std::int64_t taps, int at_once) const {
+  const auto text = [](std::string_view name, ElementType type, std::int64_t of_channels, std::int64_t of_states,
+                       std::int64_t of_taps) {
+    const std::string size =
+        of_taps > 0 ? ", " + std::to_string(of_taps) + " taps" : ", " + std::to_string(of_states) + " states";
+    return std::string(name) + ", " + std::string(name_of(type)) + ", " + std::to_string(of_channels) + " channels" +
+           size;
+  };
+  const BlockCost* best = nullptr;
+  std::string known;
+  for (const BlockCost& cost : blocks) {
+    const KernelCost& token = cost.token;
+    const std::string name = text(token.mechanism, token.dtype, token.head_dim, cost.states, cost.taps);
+    if (known.find(name) == std::string::npos) known += (known.empty() ? "" : "; ") + name;
+    if (token.mechanism != mechanism || token.dtype != dtype || token.head_dim != channels) continue;
+    if (cost.states != states || cost.taps != taps) continue;
+    if (best == nullptr || is_nearer(token.at_once, best->token.at_once, at_once)) best = &cost;
+  }
+  if (best != nullptr) return *best;
+  throw bad_input("the profile has no cost of " + text(mechanism, dtype, channels, states, taps) + ": it has " +
+                  (known.empty() ? "none of ssm, mamba or chela" : known) +
+                  "; ringscan bench profile measures them (--mechanisms, --heads, --head-dim, --states, --taps)");
 }
 
 std::string to_json(const CostProfile& profile) {
@@ -162,8 +217,12 @@ std::string to_json(const CostProfile& profile) {
             {"between", profile.between ? json_of(*profile.between) : Json()},
             {"read_bytes_per_second", profile.read_bytes_per_second},
             {"write_bytes_per_second", profile.write_bytes_per_second},
-            {"kernels", Json::array()}};
+            {"linear_heads_a_state", profile.linear_heads_a_state},
+            {"linear_keeps_summaries", profile.linear_keeps_summaries},
+            {"kernels", Json::array()},
+            {"blocks", Json::array()}};
   for (const KernelCost& cost : profile.kernels) json["kernels"].push_back(json_of(cost));
+  for (const BlockCost& cost : profile.blocks) json["blocks"].push_back(json_of(cost));
   return json.dump(1);
 }
 
@@ -185,9 +244,13 @@ CostProfile parse_cost_profile(const std::string& text, const std::string& sourc
     profile.read_bytes_per_second = json.at("read_bytes_per_second");
     profile.write_bytes_per_second = json.at("write_bytes_per_second");
     for (const Json& cost : json.at("kernels")) profile.kernels.push_back(kernel_of(cost));
-    if (profile.cores < 1 || profile.piece_keys < 64 || !(profile.exit_tile >= 1.0) ||
-        !(profile.pack_bytes_per_second > 0.0)) {
-      throw bad_input("cores, piece_keys, exit_tile or pack_bytes_per_second is out of range");
+    // Profiles from before there were these have none of them.
+    profile.linear_heads_a_state = json.value("linear_heads_a_state", 1);
+    profile.linear_keeps_summaries = json.value("linear_keeps_summaries", false);
+    for (const Json& cost : json.value("blocks", Json::array())) profile.blocks.push_back(block_of(cost));
+    if (profile.cores < 1 || profile.linear_heads_a_state < 1 || profile.piece_keys < 64 ||
+        !(profile.exit_tile >= 1.0) || !(profile.pack_bytes_per_second > 0.0)) {
+      throw bad_input("cores, piece_keys, exit_tile, pack_bytes_per_second or linear_heads_a_state is out of range");
     }
     return profile;
   } catch (const Json::exception& error) {

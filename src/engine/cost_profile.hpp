@@ -42,6 +42,21 @@ struct KernelCost {
   double corrected(double seconds, double calls, bool exits_early = false) const;
 };
 
+/// A block mechanism (ssm, mamba, chela), of so many channels: a rank that has the whole sequence takes
+/// call + tokens x row seconds, corrected by size; the rest is what comes to it where others have earlier or later
+/// tokens.
+struct BlockCost {
+  /// head_dim: channels of the output; rows: tokens, all channels of each; state_row_seconds: a token more on ranks
+  /// whose state goes on to later ones.
+  KernelCost token;
+  std::int64_t states = 0;            ///< ssm, mamba: of a channel; chela: 0
+  std::int64_t taps = 0;              ///< chela: of the long kernel; ssm, mamba: 0
+  double behind = 0.0;                ///< share of it that waits for the state from earlier ranks
+  double incoming_row_seconds = 0.0;  ///< a token more that this state reaches
+  double incoming_rows = 0.0;         ///< as many tokens it reaches at most
+  double lines_row_seconds = 0.0;     ///< chela: a token, all of it, where the long convolution goes by all-to-all
+};
+
 /// A link between two ranks: seconds = latency + bytes / rate. Of these the share `hidden` goes on while a rank
 /// computes; the rest takes the rank's own time (a copy by its processor).
 struct LinkCost {
@@ -65,11 +80,18 @@ struct CostProfile {
   std::optional<LinkCost> between;   ///< between nodes, one flow through one NIC
   double read_bytes_per_second = 0;  ///< of all ranks together; 0: not measured
   double write_bytes_per_second = 0;
+  int linear_heads_a_state = 1;         ///< LinearKernels::slots_a_state(); a call of `kernels` is of one state
+  bool linear_keeps_summaries = false;  ///< LinearKernels::keeps_summaries()
   std::vector<KernelCost> kernels;
+  std::vector<BlockCost> blocks;
 
   /// The cost measured with the most ranks at once that are no more than `at_once`; else with the fewest.
   /// @throws Error(kBadInput) where there is none for these; it names what there is.
   const KernelCost& kernel(std::string_view mechanism, ElementType dtype, std::int64_t head_dim, int at_once) const;
+
+  /// Likewise of a block with so many channels, states (chela: 0) and taps (ssm, mamba: 0).
+  const BlockCost& block(std::string_view mechanism, ElementType dtype, std::int64_t channels, std::int64_t states,
+                         std::int64_t taps, int at_once) const;
 };
 
 /// name_of(), and for sparse which kind: "sparse-window", "sparse-topk".

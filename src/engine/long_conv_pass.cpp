@@ -202,4 +202,8 @@ std::size_t long_conv_pass_bytes(const SequenceLayout& layout, std::int64_t batc
          floats_bytes(layout.seq_len() + width) + kernels.convolution_bytes(layout.seq_len(), width);
 }
 
+std::int64_t long_conv_block_channels(const SequenceLayout& layout, std::int64_t channels, std::int64_t width) {
+  return block_channels(layout, channels, width);
+}
+
 }  // namespace ringscan

@@ -48,6 +48,9 @@ struct LongConvResult {
 LongConvResult run_long_conv_pass(const LongConvPassTask& task, Transport& transport, const ChelaKernels& kernels,
                                   MemoryLedger* ledger);
 
+/// Channels that go through the all-to-all together.
+std::int64_t long_conv_block_channels(const SequenceLayout& layout, std::int64_t channels, std::int64_t width);
+
 /// In buffers and scratch, beside what the task names.
 std::size_t long_conv_pass_bytes(const SequenceLayout& layout, std::int64_t batch, std::int64_t channels,
                                  std::int64_t width, bool reproducible, const ChelaKernels& kernels);

@@ -84,6 +84,7 @@ MemoryJob::MemoryJob(const RunConfig& config, const LayerShape& layer, std::size
 
 RingPassResult MemoryJob::run() {
   RingPassResult result;
+  reached_by_state_ = 0;
   for (std::size_t i = 0; i < shards_.size(); ++i) run_shard(plan_.shards[i], shards_[i], result);
   for (std::size_t i = 0; i < blocks_.size(); ++i) run_block(plan_.blocks[i], *blocks_[i].inputs, result);
   return result;
@@ -134,6 +135,7 @@ void MemoryJob::run_block(const BlockPlan& plan, MemoryBlock& block, RingPassRes
   result.compute_seconds += pass.compute_seconds;
   result.exposed_seconds += pass.exposed_seconds;
   result.sent_bytes += pass.sent_bytes;
+  reached_by_state_ += pass.corrected;
   result.flops += plan.flops * static_cast<double>(plan.layout.local_tokens(transport_.rank())) /
                   static_cast<double>(std::max<std::int64_t>(1, plan.shape.seq_len));
 }

@@ -37,6 +37,9 @@ class MemoryJob {
   /// share of the tokens.
   RingPassResult run();
 
+  /// (batch, token, channel) triples of blocks that a state from an earlier rank reached in the last run.
+  std::int64_t reached_by_state() const { return reached_by_state_; }
+
  private:
   struct Shard {
     ShardInput input;
@@ -61,6 +64,7 @@ class MemoryJob {
   std::vector<Shard> shards_;
   std::optional<BlockKernels> block_kernels_;
   std::vector<Block> blocks_;
+  std::int64_t reached_by_state_ = 0;
 };
 
 }  // namespace ringscan

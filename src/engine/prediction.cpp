@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "engine/linear_layer.hpp"
 #include "engine/memory_plan.hpp"
+#include "engine/simulate_block.hpp"
 #include "engine/simulate_ring.hpp"
 #include "engine/simulate_scan.hpp"
 #include "engine/sparse_pass.hpp"
@@ -54,11 +55,9 @@ class Predictor {
       : request_(request), plan_(*request.plan), ranks_(request.shape) {}
 
   Prediction run() {
-    if (!plan_.blocks.empty() || !request_.config->blocks.empty()) {
-      throw bad_input("ssm, mamba and chela: plan has no model of them yet, want mechanisms over q, k and v");
-    }
     for (const ShardPlan& shard : plan_.shards) work_through(shard);
     if (plan_.overlaps_io) result_.write_seconds += std::max(0.0, written_ - now());
+    for (const BlockPlan& block : plan_.blocks) work_through(block);
     summarize();
     return result_;
   }
@@ -97,6 +96,30 @@ class Predictor {
     }
   }
 
+  /// Reading, computing, writing, one after the other.
+  void work_through(const BlockPlan& block) {
+    const BlockShape& shape = block.shape;
+    const CostProfile& profile = *request_.profile;
+    const BlockBytes bytes = file_bytes(shape);
+    if (profile.read_bytes_per_second > 0.0) result_.read_seconds += bytes.read / profile.read_bytes_per_second;
+    if (profile.write_bytes_per_second > 0.0) result_.write_seconds += bytes.written / profile.write_bytes_per_second;
+    const bool is_chela = std::holds_alternative<ChelaParams>(shape.mechanism);
+    const auto cost_of = [&](int at_once) -> const BlockCost& {
+      return profile.block(name_of(shape.mechanism), shape.input_type, shape.channels, is_chela ? 0 : shape.d_state,
+                           is_chela ? shape.chela.shape.long_width : 0, at_once);
+    };
+    SimulatedBlock simulated;
+    simulated.plan = &block;
+    simulated.cost = cost_of(request_.shape.at_once());
+    simulated.heads_a_state = profile.linear_heads_a_state;
+    simulated.reproducible = request_.config->reproducible;
+    const double before = ranks_.useful_seconds;
+    simulate_block(simulated, ranks_);
+    const double slower = cost_of(1).token.row_seconds / simulated.cost.token.row_seconds;
+    if (slower < 1.0) crowding_seconds_ += (ranks_.useful_seconds - before) * (1.0 - slower);
+    result_.flops += block.flops;
+  }
+
   void simulate_pass(const ShardPlan& shard, const PassPlan& pass) {
     for (std::size_t first = 0; first < pass.groups.size();) {
       std::size_t end = first + 1;
@@ -126,24 +149,26 @@ class Predictor {
     double slower = alone.pair_seconds / cost.pair_seconds;
     if (carries_state(pass.mechanism)) {
       slower = alone.row_seconds / cost.row_seconds;
-      simulate_linear(shard, pass, group, cost);
+      simulate_heads(shard, pass, group, cost);
     } else {
       simulate_keys(shard, pass, group, cost);
     }
     if (slower < 1.0) crowding_seconds_ += (ranks_.useful_seconds - before) * (1.0 - slower);
   }
 
-  void simulate_linear(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const KernelCost& cost) {
+  void simulate_heads(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const KernelCost& cost) {
     const LayerShape& layer = layer_of(shard);
-    SimulatedScan scan;
-    scan.layout = &shard.layout;
-    scan.kind = request_.config->reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
-    scan.slots = static_cast<int>(group.heads.size());
-    scan.batch = static_cast<double>(layer.batch);
-    scan.state_bytes = static_cast<double>(pass.state_bytes);
-    scan.cost = cost;
-    simulate_scan(scan, ranks_);
-    result_.flops += linear_output_flops(static_cast<double>(layer.batch * layer.seq_len) * scan.slots,
+    SimulatedLinear linear;
+    linear.layout = &shard.layout;
+    linear.kind = request_.config->reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
+    linear.heads = static_cast<int>(group.heads.size());
+    linear.batch = static_cast<double>(layer.batch);
+    linear.state_bytes = static_cast<double>(pass.state_bytes);
+    linear.heads_a_state = request_.profile->linear_heads_a_state;
+    linear.keeps_summaries = request_.profile->linear_keeps_summaries;
+    linear.cost = cost;
+    simulate_linear(linear, ranks_);
+    result_.flops += linear_output_flops(static_cast<double>(layer.batch * layer.seq_len) * linear.heads,
                                          static_cast<double>(layer.head_dim), static_cast<double>(layer.v_dim));
   }
 

@@ -14,20 +14,11 @@ class ScanSimulation {
         ranks_(ranks),
         world_(ranks.size()),
         schedules_(make_scan_schedules(scan.kind, *scan.layout)),
-        output_(ranks.clock.size()),
-        state_(ranks.clock.size()) {
-    for (int rank = 0; rank < world_; ++rank) {
-      const double tokens = static_cast<double>(scan.layout->local_tokens(rank)) * scan.batch;
-      if (tokens == 0.0) continue;
-      const double useful = tokens * scan.cost.row_seconds;
-      const double fitted = scan.cost.call_seconds + useful;
-      output_[place(rank)] = scan.cost.corrected(fitted, 1.0);
-      ranks_.useful_seconds += std::min(useful, output_[place(rank)]) * scan.slots;
-      if (sends(rank)) {
-        state_[place(rank)] = scan.cost.call_seconds + tokens * scan.cost.state_row_seconds;
-      }
-      steps_ = std::max(steps_, schedules_[place(rank)].size());
-    }
+        output_(scan.output_seconds),
+        state_(scan.state_seconds) {
+    output_.resize(ranks.clock.size());
+    state_.resize(ranks.clock.size());
+    for (const ScanSchedule& schedule : schedules_) steps_ = std::max(steps_, schedule.size());
   }
 
   void run() {
@@ -37,12 +28,6 @@ class ScanSimulation {
       run_logarithmic();
     }
     ranks_.steps_taken += static_cast<int>(steps_);
-    std::vector<double> finish(ranks_.clock.size());
-    for (int rank = 0; rank < world_; ++rank) {
-      finish[place(rank)] = scan_.cost.pass_seconds + static_cast<double>(scan_.layout->local_tokens(rank)) *
-                                                          scan_.batch * scan_.slots * scan_.cost.finish_row_seconds;
-    }
-    ranks_.pass_finish(finish);
   }
 
  private:
@@ -53,10 +38,6 @@ class ScanSimulation {
   };
 
   std::size_t place(int rank) const { return static_cast<std::size_t>(rank); }
-  bool sends(int rank) const {
-    const ScanSchedule& schedule = schedules_[place(rank)];
-    return std::any_of(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
-  }
 
   void run_logarithmic() {
     std::vector<std::vector<Moment>> arrived;  // by slot: the state that stands before each rank
@@ -149,6 +130,40 @@ class ScanSimulation {
 
 void simulate_scan(const SimulatedScan& scan, SimulatedRanks& ranks) {
   ScanSimulation(scan, ranks).run();
+}
+
+void simulate_linear(const SimulatedLinear& linear, SimulatedRanks& ranks) {
+  const KernelCost& cost = linear.cost;
+  SimulatedScan scan;
+  scan.layout = linear.layout;
+  scan.kind = linear.kind;
+  scan.slots = (linear.heads + linear.heads_a_state - 1) / linear.heads_a_state;
+  const double heads = static_cast<double>(linear.heads) / scan.slots;
+  scan.state_bytes = heads * linear.state_bytes;
+  scan.state_seconds.resize(ranks.clock.size());
+  scan.output_seconds.resize(ranks.clock.size());
+  std::vector<double> finish(ranks.clock.size());
+  const std::vector<int> participants = scan_participants(*linear.layout);
+  for (const int rank : participants) {
+    const auto place = static_cast<std::size_t>(rank);
+    const double tokens = static_cast<double>(linear.layout->local_tokens(rank)) * linear.batch;
+    const double useful = heads * tokens * cost.row_seconds;
+    const double output = cost.corrected(cost.call_seconds + useful, 1.0);
+    const double sum = heads * tokens * cost.state_row_seconds;
+    ranks.useful_seconds += std::min(useful, output) * scan.slots;
+    // Where an output begins with a summary anyway, the last rank makes one, too, while it waits.
+    const bool is_last = rank == participants.back();
+    const bool sums_up =
+        linear.kind == ScanKind::kLogarithmic && (!is_last || (linear.keeps_summaries && rank != participants.front()));
+    if (sums_up) scan.state_seconds[place] = cost.call_seconds + sum;
+    scan.output_seconds[place] = sums_up && linear.keeps_summaries ? std::max(0.0, output - sum) : output;
+  }
+  simulate_scan(scan, ranks);
+  for (std::size_t rank = 0; rank < finish.size(); ++rank) {
+    finish[rank] = cost.pass_seconds + static_cast<double>(linear.layout->local_tokens(static_cast<int>(rank))) *
+                                           linear.batch * linear.heads * cost.finish_row_seconds;
+  }
+  ranks.pass_finish(finish);
 }
 
 }  // namespace ringscan

@@ -236,6 +236,10 @@ std::size_t ssm_pass_bytes(std::int64_t batch, std::int64_t channels, std::int64
   return 3 * summary_floats(batch, channels, d_state) * sizeof(float);
 }
 
+std::int64_t ssm_chained_channels(std::int64_t channels, const SequenceLayout& layout) {
+  return block_channels(channels, scan_participants(layout).size());
+}
+
 int last_rank_of(const SequenceLayout& layout) {
   const std::vector<int> participants = scan_participants(layout);
   return participants.empty() ? 0 : participants.back();

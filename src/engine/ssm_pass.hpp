@@ -44,6 +44,9 @@ SsmPassResult run_ssm_pass(const SsmPassTask& task, Transport& transport, SsmKer
 /// In buffers, beside what the task names.
 std::size_t ssm_pass_bytes(std::int64_t batch, std::int64_t channels, std::int64_t d_state);
 
+/// Channels whose state is handed on together under `reproducible`, of so many.
+std::int64_t ssm_chained_channels(std::int64_t channels, const SequenceLayout& layout);
+
 /// The rank that holds the last token.
 int last_rank_of(const SequenceLayout& layout);
 

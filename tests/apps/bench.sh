@@ -25,6 +25,13 @@ test ! -e "$folder/io.h5"
   --link.between 10,1 --heads.softmax 0,1 --heads.stick-breaking 2,3 --heads.linear 4,5 --json "$folder/plan.json" > "$folder/plan.txt"
 "$program" plan "$folder/profile.json" --sweep --seq-len 16K --dtype bfloat16 --mechanism linear --ranks-per-node 4 --link.between 10,1 \
   --memory 16M > "$folder/sweep.txt"
+"$program" bench profile --ranks 2 --seq-len 128,512 --heads 2 --head-dim 32 --mechanisms ssm,mamba,chela --states 8 --taps 80 \
+  --profile "$folder/blocks.json" > "$folder/profile.txt"
+for mechanism in ssm mamba chela; do
+  "$program" plan "$folder/blocks.json" --world 1,8,64 --ranks-per-node 8 --link.between 10,1 --seq-len 16K --heads 2 --head-dim 32 --states 8 --taps 80 \
+    --mechanism $mechanism --json "$folder/plan-$mechanism.json" > "$folder/plan.txt"
+  grep -q "contiguous" "$folder/plan-$mechanism.json"
+done
 grep -q "largest context that fits 16384 ranks" "$folder/sweep.txt"
 grep -q "efficiency falls under 80 % at" "$folder/sweep.txt"
 
@@ -90,4 +97,7 @@ if "$program" bench strong --ranks 2 --world 3 2> "$folder/error.txt"; then exit
 grep -q -- "--world: found 3, want at most the 2 ranks of this job" "$folder/error.txt"
 if "$program" bench strong --seq-len 64 --heads 6 --head-dim 50 --mechanisms chela 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
 grep -q "chela.heads: found 1 for 300 channels" "$folder/error.txt"
+test "$(wc -l < "$folder/error.txt")" -eq 1
+if "$program" plan "$folder/blocks.json" --world 2 --seq-len 1K --heads 4 --head-dim 32 --mechanism ssm 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
+grep -q "the profile has no cost of ssm, float32, 128 channels, 16 states: it has ssm, float32, 64 channels, 8 states" "$folder/error.txt"
 test "$(wc -l < "$folder/error.txt")" -eq 1

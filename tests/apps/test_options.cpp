@@ -227,6 +227,11 @@ TEST_CASE("bench of several ranks") {
       parse<BenchOptions>({"bench", "weak", "--mechanisms", "ssm,chela", "--states", "8", "--taps", "9"});
   REQUIRE(blocks.sizes.states == 8);
   REQUIRE(blocks.sizes.taps == 9);
+  REQUIRE(parse<BenchOptions>({"bench", "profile", "--profile", "p", "--mechanisms", "mamba"}).mechanisms.size() == 1);
+  const auto plan = parse<PlanOptions>({"plan", "p.json", "--world", "2", "--seq-len", "1K", "--mechanism", "chela",
+                                        "--chela.heads", "2", "--taps", "9"});
+  REQUIRE(plan.sizes.taps == 9);
+  REQUIRE(plan.config.blocks.size() == 1);
   fails_with({"bench", "weak", "--states", "2000"}, "--states: found '2000', want a whole number from 1 to 1024");
   fails_with({"bench", "weak", "--taps", "0"}, "--taps: found '0', want a number of taps, 1 or more");
   fails_with({"bench", "weak", "--mechanisms", "mamba2"}, "found 'mamba2', want a list of softmax");

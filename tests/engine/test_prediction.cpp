@@ -350,7 +350,7 @@ TEST_CASE("ranks that share processors keep them busy: their work together, by t
   }
 }
 
-TEST_CASE("linear heads, sparse heads and a hybrid are predicted; blocks are refused") {
+TEST_CASE("linear heads, sparse heads and a hybrid are predicted") {
   const CostProfile profile = make_profile();
   const LayerShape layer = make_layer(20000, 6, 3);
   RunConfig config;
@@ -365,8 +365,6 @@ TEST_CASE("linear heads, sparse heads and a hybrid are predicted; blocks are ref
   }
   CHECK(hybrid.seconds == Approx(apart).epsilon(0.03));
   CHECK(predict_for(config, layer, 1, profile).exposed_seconds == 0.0);
-  config.blocks = {{SsmParams{}, {}}};
-  CHECK_THROWS_AS(predict_for(config, layer, 8, profile), Error);
 }
 
 TEST_CASE("files are read and written at the profile's rates, beside computing where shards allow it") {
