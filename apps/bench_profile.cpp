@@ -262,11 +262,12 @@ class ProfileBench {
         measure_ring_link(part, kernels_->memory(), options_.dtype, options_.head_dims.front(), options_.repeats);
     const LinkCost& link = found.link;
     if (is_inside || job_.ranks_on_node == 1) profile_.pack_bytes_per_second = found.pack_bytes_per_second;
-    say("link %s, %s memory by %s: %.1f us, %.3f GB/s, %.0f %% of a transfer hidden by computing\n",
+    say("link %s, %s memory by %s: %.1f us, %.3f GB/s (one way alone %.3f), %.0f %% of a transfer hidden by "
+        "computing\n",
         is_inside ? "inside a node" : "between nodes",
         std::string(transport().carries(kernels_->memory()) ? kernels_->memory().name() : "host").c_str(),
         std::string(transport().name()).c_str(), link.latency_seconds * 1e6, link.bytes_per_second * 1e-9,
-        link.hidden * 100.0);
+        link.one_way_bytes_per_second * 1e-9, link.hidden * 100.0);
     return link;
   }
 

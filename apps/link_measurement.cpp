@@ -29,6 +29,7 @@ class RingLinkBench {
     LinkCost& link = found.link;
     // A link between devices needs longer messages to show its rate.
     const std::int64_t most_tokens = is_direct_ ? 262144 : 32768;
+    std::int64_t longest = 1;
     for (std::int64_t tokens = 1; tokens <= most_tokens; tokens *= 8) {
       const Hop hop = measure_hop(tokens);
       // The ring's messages are long: the longest says the rate, whatever a link lets through in a burst.
@@ -36,8 +37,11 @@ class RingLinkBench {
       link.bytes_per_second = hop.bytes / std::max(hop.warm - link.latency_seconds, 1e-9);
       link.hidden = hop.hidden;
       found.pack_bytes_per_second = hop.bytes / hop.pack;
+      longest = tokens;
       if (hop.warm > kLongHopSeconds) break;  // a slow link shows its rate early
     }
+    const Hop one_way = measure_hop(longest, true);
+    link.one_way_bytes_per_second = one_way.bytes / std::max(one_way.warm - link.latency_seconds, 1e-9);
     return found;
   }
 
@@ -57,7 +61,8 @@ class RingLinkBench {
     if (space_.work_queue() != nullptr) space_.copy_out(&byte, buffer.data(), 1);
   }
 
-  Hop measure_hop(std::int64_t tokens) {
+  /// `one_way`: ranks of even numbers send, the others receive.
+  Hop measure_hop(std::int64_t tokens, bool one_way = false) {
     const int world = part_.world_size();
     // Between devices keys are sent from the shard where they all go; packing is then measured as one head of two.
     const Shape4 shape{1, tokens, is_direct_ ? 2 : 1, head_dim_};
@@ -73,6 +78,12 @@ class RingLinkBench {
     step.kv_rank = part_.rank();
     step.send_to = (part_.rank() + 1) % world;
     step.recv_from = step.next_kv_rank = (part_.rank() + world - 1) % world;
+    if (one_way) {
+      const bool sends = part_.rank() % 2 == 0 && part_.rank() + 1 < world;
+      const bool receives = part_.rank() % 2 == 1;
+      if (!sends) step.send_to = -1;
+      if (!receives) step.recv_from = step.next_kv_rank = -1;
+    }
     std::vector<double> packs, warms, exposures;
     Hop hop;
     int repeats = repeats_;

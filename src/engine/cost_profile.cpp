@@ -13,13 +13,17 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 Json json_of(const LinkCost& link) {
-  return {
-      {"latency_seconds", link.latency_seconds}, {"bytes_per_second", link.bytes_per_second}, {"hidden", link.hidden}};
+  return {{"latency_seconds", link.latency_seconds},
+          {"bytes_per_second", link.bytes_per_second},
+          {"hidden", link.hidden},
+          {"one_way_bytes_per_second", link.one_way_bytes_per_second}};
 }
 
 LinkCost link_of(const Json& json) {
-  LinkCost link{json.at("latency_seconds"), json.at("bytes_per_second"), json.at("hidden")};
-  if (!(link.latency_seconds >= 0.0 && link.bytes_per_second > 0.0 && link.hidden >= 0.0 && link.hidden <= 1.0)) {
+  LinkCost link{json.at("latency_seconds"), json.at("bytes_per_second"), json.at("hidden"),
+                json.value("one_way_bytes_per_second", 0.0)};
+  if (!(link.latency_seconds >= 0.0 && link.bytes_per_second > 0.0 && link.one_way_bytes_per_second >= 0.0 &&
+        link.hidden >= 0.0 && link.hidden <= 1.0)) {
     throw bad_input("a link with a latency under 0, a rate that is not over 0, or a hidden share outside 0 to 1");
   }
   return link;

@@ -61,10 +61,17 @@ struct BlockCost {
 /// computes; the rest takes the rank's own time (a copy by its processor).
 struct LinkCost {
   double latency_seconds = 0.0;
-  double bytes_per_second = 0.0;
+  double bytes_per_second = 0.0;  ///< each way, where ranks send and receive at once, as in a ring
   double hidden = 1.0;
+  double one_way_bytes_per_second =
+      0.0;  ///< where the sender receives nothing and the receiver sends nothing; 0: as above
 
   double seconds(double bytes) const { return latency_seconds + bytes / bytes_per_second; }
+  /// The link as such a pair finds it.
+  LinkCost one_way() const {
+    const double rate = one_way_bytes_per_second > 0.0 ? one_way_bytes_per_second : bytes_per_second;
+    return {latency_seconds, rate, hidden, rate};
+  }
 };
 
 struct CostProfile {

@@ -10,6 +10,13 @@ int ClusterShape::at_once() const {
   return std::min({world_size, ranks_per_node, cores_per_node});
 }
 
+ClusterShape ClusterShape::one_way() const {
+  ClusterShape shape = *this;
+  shape.inside = inside.one_way();
+  shape.between = between.one_way();
+  return shape;
+}
+
 double ClusterShape::transfer_seconds(int from, int to, double bytes, int flows) const {
   if (node_of(from) == node_of(to)) return inside.seconds(bytes);
   const double sharing = std::max(1.0, static_cast<double>(flows) / nics_per_node);

@@ -22,6 +22,8 @@ struct ClusterShape {
   int nodes() const { return (world_size + ranks_per_node - 1) / ranks_per_node; }
   /// Ranks that compute at once on a node.
   int at_once() const;
+  /// The same ranks with links that go one way at a time.
+  ClusterShape one_way() const;
   /// A message; `flows` of them leave (and reach) the node at once.
   double transfer_seconds(int from, int to, double bytes, int flows) const;
   /// Of that, what takes the time of the ranks' processors.

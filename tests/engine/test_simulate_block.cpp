@@ -9,6 +9,7 @@
 #include "engine/long_conv_pass.hpp"
 #include "engine/prediction.hpp"
 #include "engine/simulate_block.hpp"
+#include "engine/simulate_ring.hpp"
 #include "engine/simulate_scan.hpp"
 #include "engine/synthetic_plan.hpp"
 #include "tests/support/catch.hpp"
@@ -242,4 +243,25 @@ TEST_CASE("costs of blocks are read as they were written; a profile from before 
   CHECK(before.blocks.empty());
   CHECK(before.linear_heads_a_state == 1);
   CHECK(!before.linear_keeps_summaries);
+}
+
+TEST_CASE("a link that goes one way alone has the rate measured so") {
+  SimulatedRing ring;
+  ring.band = {0, Band::kUnbounded};
+  ring.token_bytes = 1e4;
+  ring.pack_bytes_per_second = HUGE_VAL;
+  const auto seconds = [&](LayoutKind kind, int world, double one_way_rate) {
+    const SequenceLayout layout(kind, 1000 * world, world, 1);
+    ring.layout = &layout;
+    ClusterShape shape = make_shape(world, 8);
+    shape.inside.one_way_bytes_per_second = one_way_rate;
+    SimulatedRanks ranks(shape);
+    simulate_ring(ring, ranks);
+    return ranks.latest();
+  };
+  CHECK(seconds(LayoutKind::kContiguous, 2, 0.0) == Approx(1e-5 + 1e7 / 1e9));
+  CHECK(seconds(LayoutKind::kContiguous, 2, 2e9) == Approx(1e-5 + 1e7 / 2e9));
+  // Both ways; of more ranks the last step's transfer alone has its link for itself.
+  CHECK(seconds(LayoutKind::kZigzag, 2, 2e9) == Approx(1e-5 + 1e7 / 1e9));
+  CHECK(seconds(LayoutKind::kContiguous, 4, 2e9) == Approx(3e-5 + 2.5e7 / 1e9));
 }
