@@ -68,9 +68,19 @@ class SsmKernels {
  public:
   virtual ~SsmKernels() = default;
 
-  /// Where tasks best lie: the host reads and writes it, but not while a function runs. Tasks may lie anywhere the host
-  /// reaches, then at the price of a copy a call.
+  /// Where tasks best lie that the host reads and writes, though not while a function runs. Tasks may lie anywhere the
+  /// host reaches, then at the price of a copy a call.
   virtual MemorySpace& memory() const { return host_memory(); }
+  /// Where tasks best lie that only functions of the backend touch; the host copies in and out. A function all of whose
+  /// pointers lie there may return before its work is through; what follows, copies of this memory too, comes after it.
+  virtual MemorySpace& work_memory() const { return host_memory(); }
+  /// All work that functions have left behind is through.
+  virtual void settle(Heartbeat&) const {}
+  /// Tokens that best go through project() and its neighbours together: theirs stay in a cache, or fill a device.
+  virtual std::int64_t chunk_tokens() const { return 512; }
+  /// Does what the first project() and the first long convolution would wait for: on a device, loads libraries. May run
+  /// on another thread, while no function of this object does. @throws Error(kBadInput) where a library is missing.
+  virtual void warm_up() const {}
   /// True where a scan without output costs little: then ranks take summaries first, and scan once from the right state
   /// instead of adding what was missing (add_incoming).
   virtual bool summarizes_first() const { return false; }
@@ -92,6 +102,9 @@ class SsmKernels {
   /// `near` becomes the join of both: h = exp(A delta_sum_near) h_far + h_near. [batch, channels, d_state] as above.
   virtual void join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state,
                     const ScanSummary& near, const ScanSummary& far) const = 0;
+
+  /// `to` becomes `from` in its own element type, rounded to nearest; they may not overlap. @pre one shape.
+  virtual void convert(const AnyView& from, const MutableAnyView& to) const = 0;
 
   virtual void conv1d(const ConvTask& task) const = 0;
   virtual void project(const ProjectTask& task) const = 0;

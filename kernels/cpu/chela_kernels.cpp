@@ -22,13 +22,16 @@ class CpuChelaKernels final : public ChelaKernels {
  public:
   void convolve(const PlainConvTask& task) const override;
 
-  std::unique_ptr<LongConvolution> plan_convolution(std::int64_t tokens, std::int64_t width) const override {
+  std::unique_ptr<LongConvolution> plan_convolution(std::int64_t tokens, std::int64_t width,
+                                                    std::int64_t /*channels*/) const override {
     require(tokens >= 1 && width >= 1, "a token and a tap");
     return make_fft_convolution(tokens, width);
   }
   std::size_t convolution_bytes(std::int64_t tokens, std::int64_t width) const override {
     return fft_convolution_bytes(tokens, width);
   }
+
+  void transpose(const TransposeTask& task) const override;
 
   void affine(const float* z, std::int64_t rows, std::span<const float> factor, std::span<const float> offset,
               float* out) const override {
@@ -66,6 +69,29 @@ void CpuChelaKernels::convolve(const PlainConvTask& task) const {
             token >= j ? task.in.row(batch, token - j, 0) : task.halo.row(batch, token - j + task.width - 1, 0);
       }
       ops_.conv_row(rows.data(), weight.data(), width, count, task.out.row(batch, token, 0));
+    }
+  }
+}
+
+/// Tile by tile, so that both sides are met in whole cache lines; along the longer side, whose lines lie far apart on
+/// one of them.
+void CpuChelaKernels::transpose(const TransposeTask& task) const {
+  constexpr std::int64_t kTile = 16;  // as many floats as a cache line holds
+  const auto move_tile = [&](std::int64_t row_begin, std::int64_t column_begin) {
+    const std::int64_t row_end = std::min(task.rows, row_begin + kTile);
+    const std::int64_t column_end = std::min(task.columns, column_begin + kTile);
+    for (std::int64_t column = column_begin; column < column_end; ++column) {
+      float* const to = task.to + column * task.to_stride;
+      for (std::int64_t row = row_begin; row < row_end; ++row) to[row] = task.from[row * task.from_stride + column];
+    }
+  };
+  if (task.rows >= task.columns) {
+    for (std::int64_t row = 0; row < task.rows; row += kTile) {
+      for (std::int64_t column = 0; column < task.columns; column += kTile) move_tile(row, column);
+    }
+  } else {
+    for (std::int64_t column = 0; column < task.columns; column += kTile) {
+      for (std::int64_t row = 0; row < task.rows; row += kTile) move_tile(row, column);
     }
   }
 }

@@ -11,6 +11,7 @@
 #include "core/error.hpp"
 #include "kernels/cpu/chela_ops.hpp"
 #include "kernels/cpu/flush_denormals.hpp"
+#include "kernels/fft_blocks.hpp"
 
 namespace ringscan::cpu {
 namespace {
@@ -19,20 +20,6 @@ namespace {
 std::mutex& planner_mutex() {
   static std::mutex mutex;
   return mutex;
-}
-
-/// The next even number without prime factors over 5: FFTW has straight code for those.
-std::int64_t fast_length(std::int64_t least) {
-  std::int64_t best = 2;
-  while (best < least) best *= 2;
-  for (std::int64_t fives = 2; fives < best; fives *= 5) {
-    for (std::int64_t threes = fives; threes < best; threes *= 3) {
-      std::int64_t length = threes;
-      while (length < least) length *= 2;
-      best = std::min(best, length);
-    }
-  }
-  return best;
 }
 
 struct PlanDeleter {
@@ -68,24 +55,62 @@ class FftConvolution final : public LongConvolution {
   std::int64_t tokens() const override { return tokens_; }
   std::int64_t width() const override { return width_; }
 
-  void set_taps(std::span<const float> taps) override {
+  void run(const RowsConvTask& task) override {
+    const Shape4& shape = task.values.shape;
+    for (std::int64_t channel = 0; channel < shape[3]; ++channel) {
+      set_taps(task.taps + channel * width_);
+      for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
+        float* inputs = inputs_.as<float>();
+        for (std::int64_t t = 0; t < width_ - 1; ++t) {
+          inputs[t] = task.halo.data == nullptr ? 0.0f : task.halo.row(batch, t, 0)[channel];
+        }
+        inputs += width_ - 1;
+        float* const column = task.values.row(batch, 0, 0) + channel;
+        const std::int64_t stride = task.values.strides[1];
+        for (std::int64_t t = 0; t < tokens_; ++t) inputs[t] = column[t * stride];
+        convolve([&](std::int64_t begin, std::int64_t count, const float* outputs) {
+          for (std::int64_t t = 0; t < count; ++t) column[(begin + t) * stride] = outputs[t];
+        });
+      }
+    }
+  }
+
+  void run(const LinesConvTask& task) override {
+    const std::int64_t before = width_ - 1;
+    float* const inputs = inputs_.as<float>();
+    for (std::int64_t channel = 0; channel < task.channels; ++channel) {
+      set_taps(task.taps + channel * width_);
+      float* const line = task.values + channel * tokens_;
+      if (task.past != nullptr) {
+        std::copy_n(task.past + channel * before, before, inputs);
+      } else {
+        std::fill_n(inputs, before, 0.0f);
+      }
+      std::copy_n(line, tokens_, inputs + before);
+      convolve([&](std::int64_t begin, std::int64_t count, const float* outputs) {
+        std::copy_n(outputs, count, line + begin);
+      });
+    }
+  }
+
+ private:
+  void set_taps(const float* taps) {
     float* const signal = signal_.as<float>();
     // FFTW's transforms are not normalised.
     const float factor = 1.0f / static_cast<float>(blocks_.length);
-    std::fill(std::copy(taps.begin(), taps.end(), signal), signal + blocks_.length, 0.0f);
+    std::fill(std::copy_n(taps, width_, signal), signal + blocks_.length, 0.0f);
     fftwf_execute(forward_.get());
     const auto count = static_cast<std::size_t>(blocks_.length + 2);
     std::transform(spectrum_.as<float>(), spectrum_.as<float>() + count, taps_spectrum_.as<float>(),
                    [factor](float x) { return x * factor; });
   }
 
-  void run(std::span<const float> past, std::span<float> values) override {
+  /// store(first token, count, outputs) block by block, from inputs_.
+  template <typename Store>
+  void convolve(const Store& store) {
     const FlushDenormals flush;
-    float* const inputs = inputs_.as<float>();
     const std::int64_t before = width_ - 1;
-    if (past.empty()) std::fill_n(inputs, before, 0.0f);
-    std::copy(past.begin(), past.end(), inputs);
-    std::copy(values.begin(), values.end(), inputs + before);
+    const float* const inputs = inputs_.as<float>();
     float* const signal = signal_.as<float>();
     for (std::int64_t begin = 0; begin < tokens_; begin += blocks_.outputs) {
       const std::int64_t count = std::min(blocks_.outputs, tokens_ - begin);
@@ -95,11 +120,10 @@ class FftConvolution final : public LongConvolution {
                             static_cast<std::size_t>(blocks_.length / 2 + 1));
       fftwf_execute(backward_.get());
       // What wraps around falls on the first width - 1 outputs, which belong to the block before.
-      std::copy_n(signal + before, count, values.data() + begin);
+      store(begin, count, signal + before);
     }
   }
 
- private:
   std::int64_t tokens_;
   std::int64_t width_;
   FftBlocks blocks_;
@@ -113,15 +137,6 @@ class FftConvolution final : public LongConvolution {
 };
 
 }  // namespace
-
-FftBlocks fft_blocks(std::int64_t tokens, std::int64_t width) {
-  constexpr std::int64_t kShortest = 4096;
-  const std::int64_t whole = fast_length(tokens + width - 1);
-  std::int64_t part = kShortest;
-  while (part < 4 * width) part *= 2;
-  const std::int64_t length = std::min(whole, part);
-  return {length, length - width + 1};
-}
 
 std::unique_ptr<LongConvolution> make_fft_convolution(std::int64_t tokens, std::int64_t width) {
   return std::make_unique<FftConvolution>(tokens, width);

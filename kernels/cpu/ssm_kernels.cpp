@@ -135,6 +135,7 @@ class CpuSsmKernels final : public SsmKernels {
                             Heartbeat& heartbeat) override;
   void join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state, const ScanSummary& near,
             const ScanSummary& far) const override;
+  void convert(const AnyView& from, const MutableAnyView& to) const override;
   void conv1d(const ConvTask& task) const override;
   void project(const ProjectTask& task) const override { cpu::project(task); }
   std::size_t scratch_bytes(std::int64_t d_state) const override {
@@ -306,6 +307,23 @@ void CpuSsmKernels::join(const float* a, std::int64_t batch, std::int64_t channe
       h = static_cast<float>(std::exp(exponent) * far.h[i * d_state + n] + h);
     }
     near.delta_sum[i] += far.delta_sum[i];
+  }
+}
+
+void CpuSsmKernels::convert(const AnyView& from, const MutableAnyView& to) const {
+  const Shape4& shape = from.shape;
+  require(to.shape == shape, "views of one shape");
+  if (element_count(shape) == 0) return;
+  const auto count = [](std::int64_t elements) { return static_cast<std::size_t>(elements); };
+  if (from.strides == dense_strides(shape) && to.strides == from.strides) {
+    return convert_elements(from.data, from.type, to.data, to.type, count(element_count(shape)));
+  }
+  for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
+    for (std::int64_t token = 0; token < shape[1]; ++token) {
+      for (std::int64_t head = 0; head < shape[2]; ++head) {
+        convert_elements(from.row(batch, token, head), from.type, to.row(batch, token, head), to.type, count(shape[3]));
+      }
+    }
   }
 }
 

@@ -10,15 +10,16 @@
 
 namespace ringscan::cuda {
 
-/// Tasks may lie in memory of the host, the device or both (memory() is both); work goes through the stream, which must
-/// outlive it, and is through when a function returns. scan() by this library's kernels (states of up to 128, the CPU's
-/// beyond), project() by cuBLAS in fp32. Bits depend on how tokens are cut into runs.
-std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream);
+/// Tasks may lie in memory of the host, the device (`memory`, their work_memory(), on the same stream) or both
+/// (memory()); work goes through the stream, and is through when a function returns unless all of it lies on the
+/// device. Stream and memory must outlive it. scan() by this library's kernels (states of up to 128, the CPU's beyond),
+/// project() by cuBLAS in fp32. Bits depend on how tokens are cut into runs.
+std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream, MemorySpace& memory);
 
-/// convolve() of a task that lies anywhere; through when it returns.
+/// convolve() of a task that lies anywhere.
 void convolve_from_anywhere(DeviceConv task, cudaStream_t stream);
 
 /// Likewise; long convolutions by cuFFT.
-std::unique_ptr<ChelaKernels> make_chela_kernels(const Stream& stream);
+std::unique_ptr<ChelaKernels> make_chela_kernels(const Stream& stream, MemorySpace& memory);
 
 }  // namespace ringscan::cuda

@@ -1,5 +1,8 @@
 // Rows of blocks: one thread an element, channels side by side.
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include <algorithm>
 
 #include "kernels/cuda/block_ops.hpp"
@@ -85,11 +88,65 @@ __global__ void add_kernel(Size size, Rows<float> to, Rows<const float> from) {
   }
 }
 
-__global__ void multiply_kernel(float2* values, const float2* factors, float scale, std::int64_t count) {
+__device__ float widened(float x) {
+  return x;
+}
+__device__ float widened(double x) {
+  return static_cast<float>(x);
+}
+__device__ float widened(Bfloat16 x) {
+  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
+}
+__device__ float widened(Float16 x) {
+  return __half2float(__ushort_as_half(x.bits));
+}
+__device__ void round_to(float& to, float x) {
+  to = x;
+}
+__device__ void round_to(double& to, float x) {
+  to = x;
+}
+__device__ void round_to(Bfloat16& to, float x) {
+  to.bits = __bfloat16_as_ushort(__float2bfloat16_rn(x));
+}
+__device__ void round_to(Float16& to, float x) {
+  to.bits = __half_as_ushort(__float2half_rn(x));
+}
+
+/// [batch, seq, head, dim] as device code sees it; the last stride is 1.
+struct Strides {
+  explicit Strides(const Shape4& strides) : batch(strides[0]), seq(strides[1]), head(strides[2]) {}
+  std::int64_t batch, seq, head;
+};
+
+template <typename From, typename To>
+__global__ void convert_kernel(const From* from, Strides from_strides, To* to, Strides to_strides, std::int64_t seq,
+                               std::int64_t heads, std::int64_t dim, std::int64_t count) {
   for (std::int64_t i = first_element(); i < count; i += all_threads()) {
-    const float2 x = values[i], y = factors[i];
-    values[i] = {scale * (x.x * y.x - x.y * y.y), scale * (x.x * y.y + x.y * y.x)};
+    const std::int64_t d = i % dim, row = i / dim, h = row % heads, t = row / heads % seq, b = row / heads / seq;
+    const float x = widened(from[b * from_strides.batch + t * from_strides.seq + h * from_strides.head + d]);
+    round_to(to[b * to_strides.batch + t * to_strides.seq + h * to_strides.head + d], x);
   }
+}
+
+template <typename From, typename To>
+__global__ void convert_dense_kernel(const From* from, To* to, std::int64_t count) {
+  for (std::int64_t i = first_element(); i < count; i += all_threads()) round_to(to[i], widened(from[i]));
+}
+
+template <typename From, typename To>
+void launch_convert(const AnyView& from, const MutableAnyView& to, cudaStream_t stream) {
+  const Shape4& shape = from.shape;
+  const std::int64_t count = element_count(shape);
+  const auto* in = reinterpret_cast<const From*>(from.data);
+  auto* out = reinterpret_cast<To*>(to.data);
+  if (from.strides == dense_strides(shape) && to.strides == from.strides) {
+    convert_dense_kernel<<<blocks_for(count), kThreads, 0, stream>>>(in, out, count);
+  } else {
+    convert_kernel<<<blocks_for(count), kThreads, 0, stream>>>(in, Strides(from.strides), out, Strides(to.strides),
+                                                               shape[1], shape[2], shape[3], count);
+  }
+  check(cudaGetLastError());
 }
 
 }  // namespace
@@ -124,10 +181,11 @@ void add(const TensorView<float>& to, const TensorView<const float>& from, cudaS
   check(cudaGetLastError());
 }
 
-void multiply_complex(float2* values, const float2* factors, float scale, std::int64_t count, cudaStream_t stream) {
-  if (count == 0) return;
-  multiply_kernel<<<blocks_for(count), kThreads, 0, stream>>>(values, factors, scale, count);
-  check(cudaGetLastError());
+void convert(const AnyView& from, const MutableAnyView& to, cudaStream_t stream) {
+  if (element_count(from.shape) == 0) return;
+  visit_element_type(from.type, [&](auto in) {
+    visit_element_type(to.type, [&](auto out) { launch_convert<decltype(in), decltype(out)>(from, to, stream); });
+  });
 }
 
 }  // namespace ringscan::cuda

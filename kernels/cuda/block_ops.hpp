@@ -30,7 +30,7 @@ void affine(const float* z, std::int64_t rows, std::int64_t channels, const floa
 void gate(float* values, const float* other, std::int64_t count, cudaStream_t stream);
 /// to += from, row by row: views of one shape.
 void add(const TensorView<float>& to, const TensorView<const float>& from, cudaStream_t stream);
-/// values[i] *= factors[i] scale, complex; `count` of them.
-void multiply_complex(float2* values, const float2* factors, float scale, std::int64_t count, cudaStream_t stream);
+/// `to` becomes `from`, element by element, through fp32 and rounded to nearest: views of one shape.
+void convert(const AnyView& from, const MutableAnyView& to, cudaStream_t stream);
 
 }  // namespace ringscan::cuda

@@ -217,8 +217,8 @@ class CudaKernels final : public Kernels {
   }
 
   const LinearKernels& linear() const override { return *linear_; }
-  std::unique_ptr<SsmKernels> make_ssm() const override { return make_ssm_kernels(stream_); }
-  std::unique_ptr<ChelaKernels> make_chela() const override { return make_chela_kernels(stream_); }
+  std::unique_ptr<SsmKernels> make_ssm() const override { return make_ssm_kernels(stream_, memory_); }
+  std::unique_ptr<ChelaKernels> make_chela() const override { return make_chela_kernels(stream_, memory_); }
 
  private:
   static bool is_empty(const AttendTask& task) {

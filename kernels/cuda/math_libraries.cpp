@@ -32,7 +32,10 @@ MathLibraries load_all() {
   load(cublas, "cublasSetStream_v2", libraries.cublas_set_stream);
   load(cublas, "cublasSgemm_v2_64", libraries.cublas_sgemm);
   void* const cufft = open_library("cufft", CUFFT_VER_MAJOR);
-  load(cufft, "cufftPlan1d", libraries.cufft_plan);
+  load(cufft, "cufftCreate", libraries.cufft_create);
+  load(cufft, "cufftSetAutoAllocation", libraries.cufft_set_auto_allocation);
+  load(cufft, "cufftMakePlanMany", libraries.cufft_make_plan_many);
+  load(cufft, "cufftSetWorkArea", libraries.cufft_set_work_area);
   load(cufft, "cufftSetStream", libraries.cufft_set_stream);
   load(cufft, "cufftExecR2C", libraries.cufft_forward);
   load(cufft, "cufftExecC2R", libraries.cufft_backward);

@@ -12,7 +12,10 @@ struct MathLibraries {
   decltype(&cublasDestroy_v2) cublas_destroy = nullptr;
   decltype(&cublasSetStream_v2) cublas_set_stream = nullptr;
   decltype(&cublasSgemm_v2_64) cublas_sgemm = nullptr;
-  decltype(&cufftPlan1d) cufft_plan = nullptr;
+  decltype(&cufftCreate) cufft_create = nullptr;
+  decltype(&cufftSetAutoAllocation) cufft_set_auto_allocation = nullptr;
+  decltype(&cufftMakePlanMany) cufft_make_plan_many = nullptr;
+  decltype(&cufftSetWorkArea) cufft_set_work_area = nullptr;
   decltype(&cufftSetStream) cufft_set_stream = nullptr;
   decltype(&cufftExecR2C) cufft_forward = nullptr;
   decltype(&cufftExecC2R) cufft_backward = nullptr;

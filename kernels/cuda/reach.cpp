@@ -14,16 +14,25 @@ Place place_of(const void* data) {
   return attributes.type == cudaMemoryTypeDevice ? Place::kDevice : Place::kHost;
 }
 
+bool moves_pages(int device) {
+  int can = 0;
+  check(cudaDeviceGetAttribute(&can, cudaDevAttrConcurrentManagedAccess, device));
+  return can != 0;
+}
+
 /// Pages one by one, as a kernel meets them, would take several times as long as all at once.
 void bring_near(const void* data, std::size_t bytes, cudaStream_t stream) {
   constexpr std::size_t kWorthIt = std::size_t{64} << 10;
   if (bytes < kWorthIt) return;
   int device = 0;
   check(cudaGetDevice(&device));
-  int can = 0;
-  check(cudaDeviceGetAttribute(&can, cudaDevAttrConcurrentManagedAccess, device));
-  if (can == 0) return;
-  check(cudaMemPrefetchAsync(data, bytes, cudaMemLocation{cudaMemLocationTypeDevice, device}, 0, stream));
+  thread_local int asked = -1;
+  thread_local bool can = false;
+  if (asked != device) {
+    can = moves_pages(device);
+    asked = device;
+  }
+  if (can) check(cudaMemPrefetchAsync(data, bytes, cudaMemLocation{cudaMemLocationTypeDevice, device}, 0, stream));
 }
 
 /// Elements from a view's first to behind its last.
@@ -48,18 +57,22 @@ void* Reach::allocate(std::size_t bytes) {
   return data;
 }
 
-const void* Reach::reach(const void* data, std::size_t bytes) {
+const void* Reach::reach(const void* data, std::size_t bytes, bool is_read) {
   if (data == nullptr || bytes == 0) return data;
   const Place place = place_of(data);
-  if (place == Place::kManaged) bring_near(data, bytes, stream_);
-  if (place != Place::kHost) return data;
+  if (place == Place::kDevice) return data;
+  waits_ = true;
+  if (place == Place::kManaged) {
+    bring_near(data, bytes, stream_);
+    return data;
+  }
   void* copy = allocate(bytes);
-  check(cudaMemcpyAsync(copy, data, bytes, cudaMemcpyHostToDevice, stream_));
+  if (is_read) check(cudaMemcpyAsync(copy, data, bytes, cudaMemcpyHostToDevice, stream_));
   return copy;
 }
 
-void* Reach::reach_back(void* data, std::size_t bytes) {
-  void* near = const_cast<void*>(reach(data, bytes));
+void* Reach::reach_back(void* data, std::size_t bytes, bool is_read) {
+  void* near = const_cast<void*>(reach(data, bytes, is_read));
   if (near != data) backs_.push_back({data, near, bytes});
   return near;
 }
@@ -79,12 +92,62 @@ TensorView<float> Reach::in_out(const TensorView<float>& view) {
   return {in_out(view.data, extent_of(view.shape, view.strides)), view.shape, view.strides};
 }
 
+MutableAnyView Reach::out(const MutableAnyView& view) {
+  MutableAnyView near = view;
+  const std::int64_t bytes = extent_of(view.shape, view.strides) * static_cast<std::int64_t>(size_of(view.type));
+  const bool is_dense = view.strides == dense_strides(view.shape);
+  near.data = is_dense ? out(view.data, bytes) : in_out(view.data, bytes);
+  return near;
+}
+
 void Reach::finish() {
   for (const Back& back : backs_) {
     check(cudaMemcpyAsync(back.to, back.from, back.bytes, cudaMemcpyDeviceToHost, stream_));
   }
   backs_.clear();
+  if (waits_) check(cudaStreamSynchronize(stream_));
+}
+
+HostCopies::HostCopies(cudaStream_t stream) : stream_(stream) {
+  check(cudaStreamSynchronize(stream));
+}
+
+const void* HostCopies::copy(const void* data, std::size_t bytes, bool goes_back) {
+  if (data == nullptr || bytes == 0 || place_of(data) != Place::kDevice) return data;
+  copies_.push_back({const_cast<void*>(data), std::vector<std::byte>(bytes), goes_back});
+  std::byte* const host = copies_.back().host.data();
+  check(cudaMemcpyAsync(host, data, bytes, cudaMemcpyDeviceToHost, stream_));
   check(cudaStreamSynchronize(stream_));
+  return host;
+}
+
+const float* HostCopies::in(const float* data, std::int64_t count) {
+  return static_cast<const float*>(copy(data, static_cast<std::size_t>(count) * sizeof(float), false));
+}
+
+float* HostCopies::in_out(float* data, std::int64_t count) {
+  const void* here = copy(data, static_cast<std::size_t>(count) * sizeof(float), true);
+  return static_cast<float*>(const_cast<void*>(here));
+}
+
+AnyView HostCopies::in(const AnyView& view) {
+  AnyView here = view;
+  const auto extent = static_cast<std::size_t>(extent_of(view.shape, view.strides));
+  here.data = static_cast<const std::byte*>(copy(view.data, extent * size_of(view.type), false));
+  return here;
+}
+
+TensorView<float> HostCopies::in_out(const TensorView<float>& view) {
+  return {in_out(view.data, extent_of(view.shape, view.strides)), view.shape, view.strides};
+}
+
+void HostCopies::finish() {
+  for (const Copy& copy : copies_) {
+    if (!copy.goes_back) continue;
+    check(cudaMemcpyAsync(copy.device, copy.host.data(), copy.host.size(), cudaMemcpyHostToDevice, stream_));
+  }
+  check(cudaStreamSynchronize(stream_));
+  copies_.clear();
 }
 
 }  // namespace ringscan::cuda

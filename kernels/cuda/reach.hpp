@@ -1,6 +1,6 @@
 #pragma once
-// Lets a launch work on what a caller keeps anywhere the host can read: memory that a GPU reaches is used as it is, and
-// moved there first; of other memory there is a copy on the GPU for the time of a call.
+// Lets a launch work on what a caller keeps anywhere: memory that a GPU reaches is used as it is, and moved there
+// first; of other memory there is a copy on the GPU for the time of a call.
 
 #include <cuda_runtime_api.h>
 
@@ -28,11 +28,18 @@ class Reach {
   /// Read too; finish() brings it back.
   template <typename T>
   T* in_out(T* data, std::int64_t count) {
-    return static_cast<T*>(reach_back(data, bytes_of<T>(count)));
+    return static_cast<T*>(reach_back(data, bytes_of<T>(count), true));
+  }
+  /// Written in full, not read; likewise brought back.
+  template <typename T>
+  T* out(T* data, std::int64_t count) {
+    return static_cast<T*>(reach_back(data, bytes_of<T>(count), false));
   }
   AnyView in(const AnyView& view);
   TensorView<const float> in(const TensorView<const float>& view);
   TensorView<float> in_out(const TensorView<float>& view);
+  /// What lies between rows stays as it is.
+  MutableAnyView out(const MutableAnyView& view);
 
   /// Of the GPU alone, unwritten.
   template <typename T>
@@ -40,7 +47,8 @@ class Reach {
     return static_cast<T*>(allocate(bytes_of<T>(count)));
   }
 
-  /// What was written goes back to where the caller has it; waits for all of it.
+  /// What was written goes back to where the caller has it. Waits where the host reaches any of the memory that took
+  /// part, so that it never meets what is not yet done; work on the GPU's own stays behind in the stream.
   void finish();
 
  private:
@@ -55,12 +63,39 @@ class Reach {
     return static_cast<std::size_t>(count) * sizeof(T);
   }
   void* allocate(std::size_t bytes);
-  const void* reach(const void* data, std::size_t bytes);
-  void* reach_back(void* data, std::size_t bytes);
+  const void* reach(const void* data, std::size_t bytes, bool is_read = true);
+  void* reach_back(void* data, std::size_t bytes, bool is_read);
 
   cudaStream_t stream_;
+  bool waits_ = false;
   std::vector<void*> owned_;
   std::vector<Back> backs_;
+};
+
+/// The other way round, for work that the host's kernels do: of the GPU's own memory there is a copy on the host for
+/// the time of a call. Null pointers stay null.
+class HostCopies {
+ public:
+  /// Waits for what is on the stream.
+  explicit HostCopies(cudaStream_t stream);
+
+  const float* in(const float* data, std::int64_t count);
+  float* in_out(float* data, std::int64_t count);
+  AnyView in(const AnyView& view);
+  TensorView<float> in_out(const TensorView<float>& view);
+  /// What was written goes back to where the caller has it.
+  void finish();
+
+ private:
+  struct Copy {
+    void* device = nullptr;
+    std::vector<std::byte> host;
+    bool goes_back = false;
+  };
+  const void* copy(const void* data, std::size_t bytes, bool goes_back);
+
+  cudaStream_t stream_;
+  std::vector<Copy> copies_;
 };
 
 }  // namespace ringscan::cuda

@@ -12,6 +12,8 @@ namespace ringscan::cuda {
 namespace {
 
 constexpr std::int64_t kMostStates = 128;
+/// Enough rows that a product of a few hundred columns fills the device.
+constexpr std::int64_t kChunkTokens = 8192;
 
 void require(bool holds, const char* wanted) {
   if (!holds) throw failure(std::string("cuda block kernels: ") + wanted);
@@ -42,9 +44,15 @@ class Cublas {
 
 class CudaSsmKernels final : public SsmKernels {
  public:
-  explicit CudaSsmKernels(const Stream& stream) : stream_(stream) {}
+  CudaSsmKernels(const Stream& stream, MemorySpace& device_memory) : stream_(stream), device_memory_(device_memory) {
+    check(cudaGetDevice(&device_));
+  }
 
   MemorySpace& memory() const override { return memory_; }
+  MemorySpace& work_memory() const override { return device_memory_; }
+  void settle(Heartbeat& heartbeat) const override { stream_.wait(heartbeat); }
+  std::int64_t chunk_tokens() const override { return kChunkTokens; }
+  void warm_up() const override;
   bool summarizes_first() const override { return true; }
 
   void scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat) override;
@@ -52,14 +60,17 @@ class CudaSsmKernels final : public SsmKernels {
                             Heartbeat& heartbeat) override;
   void join(const float* a, std::int64_t batch, std::int64_t channels, std::int64_t d_state, const ScanSummary& near,
             const ScanSummary& far) const override;
+  void convert(const AnyView& from, const MutableAnyView& to) const override;
   void conv1d(const ConvTask& task) const override;
   void project(const ProjectTask& task) const override;
   /// Of the host's memory.
   std::size_t scratch_bytes(std::int64_t d_state) const override { return host_->scratch_bytes(d_state); }
 
  private:
-  /// The same scan where the device reads it.
-  static ScanInputs near_inputs(Reach& reach, const ScanInputs& inputs);
+  /// The same scan where the device, or the host, reads it.
+  template <typename Side>
+  static ScanInputs near_inputs(Side& side, const ScanInputs& inputs);
+  void scan_on_host(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y, Heartbeat& heartbeat);
   void launch(Reach& reach, DeviceScan task) const;
   const Cublas& cublas() const {
     if (!cublas_) cublas_ = std::make_unique<Cublas>(stream_.get());
@@ -67,18 +78,47 @@ class CudaSsmKernels final : public SsmKernels {
   }
 
   const Stream& stream_;
+  int device_ = 0;
+  MemorySpace& device_memory_;
   mutable ManagedMemory memory_;
   mutable std::unique_ptr<Cublas> cublas_;
   std::unique_ptr<SsmKernels> host_ = make_cpu_ssm_kernels();
 };
 
-ScanInputs CudaSsmKernels::near_inputs(Reach& reach, const ScanInputs& inputs) {
+template <typename Side>
+ScanInputs CudaSsmKernels::near_inputs(Side& side, const ScanInputs& inputs) {
   ScanInputs near = inputs;
-  for (AnyView* view : {&near.u, &near.delta, &near.z, &near.b, &near.c}) *view = reach.in(*view);
-  near.a = reach.in(inputs.a, inputs.channels() * inputs.d_state());
-  near.d = reach.in(inputs.d, inputs.channels());
-  near.delta_bias = reach.in(inputs.delta_bias, inputs.channels());
+  for (AnyView* view : {&near.u, &near.delta, &near.z, &near.b, &near.c}) *view = side.in(*view);
+  near.a = side.in(inputs.a, inputs.channels() * inputs.d_state());
+  near.d = side.in(inputs.d, inputs.channels());
+  near.delta_bias = side.in(inputs.delta_bias, inputs.channels());
   return near;
+}
+
+/// The libraries are loaded, and cuBLAS has its kernels on the device, once a product has run.
+void CudaSsmKernels::warm_up() const {
+  constexpr std::int64_t kSize = 512;
+  check(cudaSetDevice(device_));  // of this thread
+  math_libraries();
+  int can = 0;
+  check(cudaDeviceGetAttribute(&can, cudaDevAttrConcurrentManagedAccess, device_));
+  if (can == 0) return;  // the caller's thread may be at managed memory, where the device must stand still meanwhile
+  Reach reach(stream_.get());
+  float* const matrices = reach.scratch<float>(3 * kSize * kSize);
+  check(cudaMemsetAsync(matrices, 0, 3 * kSize * kSize * sizeof(float), stream_.get()));
+  const ProjectTask task{nullptr, kSize, nullptr, kSize, nullptr, kSize, kSize, kSize, kSize, false};
+  cublas().project(task, matrices, matrices + kSize * kSize, matrices + 2 * kSize * kSize);
+  stream_.wait();
+}
+
+/// By the CPU's kernels.
+void CudaSsmKernels::scan_on_host(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y,
+                                  Heartbeat& heartbeat) {
+  HostCopies copies(stream_.get());
+  const std::int64_t sums = inputs.batch() * inputs.channels();
+  const ScanSummary here{copies.in_out(state.delta_sum, sums), copies.in_out(state.h, sums * inputs.d_state())};
+  host_->scan(near_inputs(copies, inputs), here, copies.in_out(y), heartbeat);
+  copies.finish();
 }
 
 void CudaSsmKernels::launch(Reach& reach, DeviceScan task) const {
@@ -88,7 +128,7 @@ void CudaSsmKernels::launch(Reach& reach, DeviceScan task) const {
 
 void CudaSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, TensorView<float> y,
                           Heartbeat& heartbeat) {
-  if (inputs.d_state() > kMostStates) return host_->scan(inputs, state, y, heartbeat);
+  if (inputs.d_state() > kMostStates) return scan_on_host(inputs, state, y, heartbeat);
   const Shape4 shape{inputs.batch(), inputs.tokens(), 1, inputs.channels()};
   require(y.data == nullptr || y.shape == shape, "y shaped like u");
   const std::int64_t sums = inputs.batch() * inputs.channels();
@@ -126,7 +166,13 @@ void CudaSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, Te
 
 std::int64_t CudaSsmKernels::add_incoming(const ScanInputs& inputs, const float* h_in, TensorView<float> y,
                                           Heartbeat& heartbeat) {
-  if (inputs.d_state() > kMostStates) return host_->add_incoming(inputs, h_in, y, heartbeat);
+  if (inputs.d_state() > kMostStates) {
+    HostCopies copies(stream_.get());
+    const float* const h = copies.in(h_in, inputs.batch() * inputs.channels() * inputs.d_state());
+    const std::int64_t visited = host_->add_incoming(near_inputs(copies, inputs), h, copies.in_out(y), heartbeat);
+    copies.finish();
+    return visited;
+  }
   const Shape4 shape{inputs.batch(), inputs.tokens(), 1, inputs.channels()};
   require(y.shape == shape, "y shaped like u");
   if (element_count(shape) == 0) return 0;
@@ -160,6 +206,14 @@ void CudaSsmKernels::join(const float* a, std::int64_t batch, std::int64_t chann
   reach.finish();
 }
 
+void CudaSsmKernels::convert(const AnyView& from, const MutableAnyView& to) const {
+  require(to.shape == from.shape, "views of one shape");
+  if (element_count(from.shape) == 0) return;
+  Reach reach(stream_.get());
+  cuda::convert(reach.in(from), reach.out(to), stream_.get());
+  reach.finish();
+}
+
 void CudaSsmKernels::conv1d(const ConvTask& task) const {
   DeviceConv conv{task.halo, task.in, task.out, task.weight, task.bias, task.width};
   conv.has_silu = true;
@@ -174,7 +228,10 @@ void CudaSsmKernels::project(const ProjectTask& task) const {
   Reach reach(stream_.get());
   const float* const in = reach.in(task.in, extent(task.rows, task.in_stride, task.in_dim));
   const float* const weight = reach.in(task.weight, extent(task.out_dim, task.weight_stride, task.in_dim));
-  cublas().project(task, in, weight, reach.in_out(task.out, extent(task.rows, task.out_stride, task.out_dim)));
+  const std::int64_t out_extent = extent(task.rows, task.out_stride, task.out_dim);
+  const bool is_all_written = !task.adds && task.out_stride == task.out_dim;
+  cublas().project(task, in, weight,
+                   is_all_written ? reach.out(task.out, out_extent) : reach.in_out(task.out, out_extent));
   reach.finish();
 }
 
@@ -195,8 +252,8 @@ void convolve_from_anywhere(DeviceConv task, cudaStream_t stream) {
   reach.finish();
 }
 
-std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream) {
-  return std::make_unique<CudaSsmKernels>(stream);
+std::unique_ptr<SsmKernels> make_ssm_kernels(const Stream& stream, MemorySpace& memory) {
+  return std::make_unique<CudaSsmKernels>(stream, memory);
 }
 
 }  // namespace ringscan::cuda

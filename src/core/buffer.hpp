@@ -25,6 +25,11 @@ class MemoryLedger {
   std::atomic<std::size_t> peak_{0};
 };
 
+/// A rank's ledger counts the host's memory alone: devices count their own.
+inline MemoryLedger* ledger_for(const MemorySpace& space, MemoryLedger* ledger) {
+  return space.is_host() ? ledger : nullptr;
+}
+
 /// Owns uninitialised memory aligned to 128 bytes, of the host or of a device. Movable, not copyable; an empty one
 /// holds nothing.
 class Buffer {

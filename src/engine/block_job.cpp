@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <numeric>
 
 #include "core/error.hpp"
@@ -114,11 +115,12 @@ class BlockJob {
     }
     Buffer converted;
     const void* data = y.data();
-    // From memory that a device shares, MPI may not read what it sends on.
+    // What lies on a device, or is shared with it, MPI may not send on.
     if (shape_.output_type != ElementType::kFloat32 || &context_.kernels->memory() != &host_memory()) {
-      const auto count = static_cast<std::size_t>(shape_.batch * run_.size() * channels);
-      converted = Buffer(count * size_of(shape_.output_type), context_.ledger);
-      convert_elements(y.data(), ElementType::kFloat32, converted.data(), shape_.output_type, count);
+      const Shape4 shape{shape_.batch, run_.size(), 1, channels};
+      converted = Buffer(static_cast<std::size_t>(element_count(shape)) * size_of(shape_.output_type), context_.ledger);
+      context_.kernels->convert(dense_any_view(y.data(), ElementType::kFloat32, shape),
+                                dense_any_view(converted.data(), shape_.output_type, shape));
       data = converted.data();
     }
     timed(figures_.write_seconds, SpanKind::kWait,
@@ -221,6 +223,7 @@ MambaWeights BlockJob::read_weights() {
 }
 
 void BlockJob::run_mamba() {
+  auto ready = std::async(std::launch::async, [&] { context_.kernels->warm_up(); });
   const MambaWeights weights = read_weights();
   const MambaShape& m = weights.shape;
   std::vector<float> initial_h = initial_state("h", {shape_.batch, m.d_inner, m.d_state});
@@ -231,14 +234,17 @@ void BlockJob::run_mamba() {
   MambaPassTask task;
   task.layout = &plan_.layout;
   task.weights = &weights;
-  const Buffer x = read_slab("mamba/x", iota_from(0, m.d_model), task.x, {shape_.batch, run_.size(), 1, m.d_model});
+  const Buffer x = read_slab("mamba/x", iota_from(0, m.d_model), task.x, {shape_.batch, run_.size(), 1, m.d_model},
+                             context_.kernels->memory());
   const Shape4 out_shape{shape_.batch, run_.size(), 1, m.d_out};
-  Buffer y(floats_bytes(element_count(out_shape)), context_.ledger);
+  MemorySpace& space = context_.kernels->work_memory();
+  Buffer y(floats_bytes(element_count(out_shape)), ledger_for(space, context_.ledger), space);
   task.out = dense_view(y.as<float>(), out_shape);
   if (context_.initial_state != nullptr) task.initial = {initial_h.data(), initial_conv.data()};
   if (wants_state) task.final = {h.data(), conv.data()};
   task.block_channels = plan_.block_channels;
   task.reproducible = context_.config->reproducible;
+  ready.get();
   figures_.pass += run_mamba_pass(task, *context_.transport, *context_.kernels, context_.ledger, heartbeat_);
   write_y(y, 0, m.d_out);
   write_state(output_.h, h);

@@ -186,7 +186,8 @@ MemoryPlan memory_of(const BlockPlan& block, const RunConfig& config, const Line
     state_channels = static_cast<std::size_t>(m.d_inner);
     memory.input_bytes = rows * shape.token_bytes;
     memory.output_bytes = rows * static_cast<std::size_t>(m.d_out) * (sizeof(float) + size_of(shape.output_type));
-    memory.partial_bytes = mamba_pass_bytes(m, shape.batch, tokens, block.block_channels);
+    memory.partial_bytes =
+        mamba_pass_bytes(m, shape.batch, tokens, block.block_channels, make_cpu_ssm_kernels()->chunk_tokens());
     memory.scratch_bytes = rows * shape.staging_bytes;
     memory.partial_bytes += static_cast<std::size_t>(shape.batch * m.d_inner * (m.conv_width - 1)) * 2 * sizeof(float);
   }

@@ -6,20 +6,6 @@
 namespace ringscan {
 namespace {
 
-constexpr std::int64_t kTile = 16;  ///< of a transposition: as many floats as a cache line holds
-
-/// Calls body(channel, token) tile by tile, so that both sides are met in whole cache lines.
-template <typename Body>
-void for_tiles(std::int64_t channels, std::int64_t tokens, const Body& body) {
-  for (std::int64_t token = 0; token < tokens; token += kTile) {
-    for (std::int64_t channel = 0; channel < channels; channel += kTile) {
-      for (std::int64_t c = channel; c < std::min(channels, channel + kTile); ++c) {
-        for (std::int64_t t = token; t < std::min(tokens, token + kTile); ++t) body(c, t);
-      }
-    }
-  }
-}
-
 std::int64_t most_lines(const SequenceLayout& layout, std::int64_t most_channels) {
   return (most_channels + layout.world_size() - 1) / layout.world_size();
 }
@@ -31,9 +17,10 @@ std::size_t floats_bytes(std::int64_t count) {
 }  // namespace
 
 ChannelCarrier::ChannelCarrier(const SequenceLayout& layout, std::int64_t most_channels, Transport& transport,
-                               MemoryLedger* ledger)
+                               const ChelaKernels& kernels, MemoryLedger* ledger)
     : layout_(layout),
       transport_(transport),
+      kernels_(kernels),
       packed_(floats_bytes(layout.local_tokens(transport.rank()) * most_channels), ledger),
       lines_(floats_bytes(layout.seq_len() * most_lines(layout, most_channels)), ledger) {}
 
@@ -80,20 +67,14 @@ void ChannelCarrier::carry_there(const ChannelRun& block, const float* rows, std
   block_ = block;
   schedule_ = make_all_to_all_schedule(layout_, block, transport_.rank());
   const std::int64_t tokens = schedule_.tokens.size();
-  float* const to = packed_.as<float>();
-  for_tiles(block.size(), tokens, [&](std::int64_t channel, std::int64_t token) {
-    to[channel * tokens + token] = rows[token * row_stride + block.begin + channel];
-  });
+  kernels_.transpose({rows + block.begin, row_stride, packed_.as<float>(), tokens, tokens, block.size()});
   move(Direction::kThere);
 }
 
 void ChannelCarrier::carry_back(float* rows, std::int64_t row_stride) {
   move(Direction::kBack);
   const std::int64_t tokens = schedule_.tokens.size();
-  const float* const from = packed_.as<float>();
-  for_tiles(block_.size(), tokens, [&](std::int64_t channel, std::int64_t token) {
-    rows[token * row_stride + block_.begin + channel] = from[channel * tokens + token];
-  });
+  kernels_.transpose({packed_.as<float>(), tokens, rows + block_.begin, row_stride, block_.size(), tokens});
 }
 
 void ChannelCarrier::load_line(std::int64_t channel, std::span<float> line) const {

@@ -7,6 +7,7 @@
 #include "comm/all_to_all_schedule.hpp"
 #include "comm/transport.hpp"
 #include "core/buffer.hpp"
+#include "kernels/chela_kernels.hpp"
 
 namespace ringscan {
 
@@ -15,13 +16,14 @@ namespace ringscan {
 class ChannelCarrier {
  public:
   /// @pre layout is contiguous, and lives as long as this.
-  ChannelCarrier(const SequenceLayout& layout, std::int64_t most_channels, Transport& transport, MemoryLedger* ledger);
+  ChannelCarrier(const SequenceLayout& layout, std::int64_t most_channels, Transport& transport,
+                 const ChelaKernels& kernels, MemoryLedger* ledger);
 
   /// Of a block of that many channels on a rank with that many tokens.
   static std::size_t bytes(const SequenceLayout& layout, std::int64_t most_channels);
 
-  /// `rows` [own tokens, row_stride]: the block's channels of this rank's tokens go out, and this rank's channels of
-  /// all tokens come in.
+  /// `rows` [own tokens, row_stride], wherever the kernels reach them: the block's channels of this rank's tokens go
+  /// out, and this rank's channels of all tokens come in.
   void carry_there(const ChannelRun& block, const float* rows, std::int64_t row_stride);
   /// The reverse, for the same block: this rank's lines go home, and `rows` get the block's channels.
   void carry_back(float* rows, std::int64_t row_stride);
@@ -42,6 +44,7 @@ class ChannelCarrier {
 
   const SequenceLayout& layout_;
   Transport& transport_;
+  const ChelaKernels& kernels_;
   Buffer packed_;  // [channel of the block][own token]
   Buffer lines_;   // by sender: [own channel][token of theirs]
   ChannelRun block_;

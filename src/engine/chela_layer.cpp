@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <numeric>
 
 #include "core/error.hpp"
@@ -97,10 +98,13 @@ class ChelaLayerRun {
   ChelaLayerFigures run() {
     ChelaLayerFigures figures;
     const Stopwatch reading;
+    auto ready = std::async(std::launch::async, [&] { backend_.ssm.warm_up(); });
     const ChelaWeights weights = read_chela_weights(*task_.reader, layer_, task_.check_finite);
     const DatasetInfo x = *task_.reader->find(layer_.name, "chela/x");
-    const Buffer x_rows = task_.reader->read_slab(x, rows_of(own_, shape_.channels), task_.check_finite, ledger_);
-    Buffer y_rows(count_of(own_.size()) * sizeof(float), ledger_);
+    const Buffer x_rows =
+        task_.reader->read_slab(x, rows_of(own_, shape_.channels), task_.check_finite, ledger_, backend_.ssm.memory());
+    MemorySpace& space = backend_.ssm.work_memory();
+    Buffer y_rows(count_of(own_.size()) * sizeof(float), ledger_for(space, ledger_), space);
     ChelaPassTask pass;
     pass.layout = task_.layout;
     pass.weights = &weights;
@@ -110,6 +114,7 @@ class ChelaLayerRun {
     pass.y = view(y_rows.as<float>(), own_.size());
     if (task_.initial != nullptr) read_past(pass);
     figures.read_seconds = reading.seconds();
+    ready.get();
     if (task_.writes_state) make_future(pass);
     figures.pass = run_chela_pass(pass, transport_, backend_, ledger_, heartbeat_);
     timed(figures.write_seconds, SpanKind::kWait, [&] {
@@ -177,7 +182,9 @@ class ChelaLayerRun {
     SlabSelection selection = rows_of(own_, 0);
     selection.heads = task_.output->y_heads;
     Buffer converted(count_of(own_.size()) * size_of(layer_.y_type), ledger_);
-    convert_elements(rows.data(), ElementType::kFloat32, converted.data(), layer_.y_type, count_of(own_.size()));
+    const Shape4 shape{layer_.batch, own_.size(), 1, shape_.channels};
+    backend_.ssm.convert(dense_any_view(rows.data(), ElementType::kFloat32, shape),
+                         dense_any_view(converted.data(), layer_.y_type, shape));
     task_.writer->write_slab(task_.output->y, selection, converted.data());
   }
 

@@ -12,9 +12,6 @@
 namespace ringscan {
 namespace {
 
-/// Tokens that go through the projections together.
-constexpr std::int64_t kChunkTokens = 512;
-
 std::size_t floats_bytes(std::int64_t count) {
   return static_cast<std::size_t>(count) * sizeof(float);
 }
@@ -32,43 +29,57 @@ class ChelaPass {
         heartbeat_(heartbeat),
         batch_(task.x.shape[0]),
         tokens_(task.x.shape[1]),
-        w_v_(w_.w_v, backend.ssm.memory()),
-        w_g_(w_.w_g, backend.ssm.memory()),
-        w_o_(w_.w_o, backend.ssm.memory()) {}
+        space_(backend.ssm.work_memory()),
+        chunk_tokens_(backend.ssm.chunk_tokens()),
+        long_conv_(w_.long_conv, space_),
+        kq_(w_.kq, space_),
+        mq_(w_.mq, space_),
+        kk_(w_.kk, space_),
+        mk_(w_.mk, space_),
+        w_v_(w_.w_v, space_),
+        w_g_(w_.w_g, space_),
+        w_o_(w_.w_o, space_) {}
 
   ChelaPassResult run() {
     for (Buffer* buffer : {&x_, &z_}) *buffer = rows_buffer(s_.channels);
     convolve_short();
     convolve_long();
     for (Buffer* buffer : {&v_, &g_, &o_}) *buffer = rows_buffer(s_.v_channels);
-    timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_inputs(); });
+    timed_to_end([&] { project_inputs(); });
     attend();
-    timed(result_.compute_seconds, SpanKind::kCompute, [&] { project_output(); });
+    timed_to_end([&] { project_output(); });
     return result_;
   }
 
  private:
   std::int64_t rows() const { return batch_ * tokens_; }
   Buffer rows_buffer(std::int64_t row) const {
-    return Buffer(floats_bytes(rows() * row), ledger_, backend_.ssm.memory());
+    return Buffer(floats_bytes(rows() * row), ledger_for(space_, ledger_), space_);
+  }
+  /// The body's time, to where a device is through with it.
+  template <typename Body>
+  void timed_to_end(Body&& body) {
+    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
+    body();
+    backend_.ssm.settle(heartbeat_);
   }
   Shape4 shape(std::int64_t tokens, std::int64_t row) const { return {batch_, tokens, 1, row}; }
 
   template <typename Body>
   void for_chunks(Body&& body) {
     for (std::int64_t batch = 0; batch < batch_; ++batch) {
-      for (std::int64_t begin = 0; begin < tokens_; begin += kChunkTokens) {
-        body(batch, TokenRun{begin, std::min(tokens_, begin + kChunkTokens)});
+      for (std::int64_t begin = 0; begin < tokens_; begin += chunk_tokens_) {
+        body(batch, TokenRun{begin, std::min(tokens_, begin + chunk_tokens_)});
         heartbeat_.beat();
       }
     }
   }
 
   void load_x(std::int64_t batch, const TokenRun& chunk, float* to) {
-    for (std::int64_t token = chunk.begin; token < chunk.end; ++token, to += s_.channels) {
-      convert_elements(task_.x.row(batch, token, 0), task_.x.type, to, ElementType::kFloat32,
-                       static_cast<std::size_t>(s_.channels));
-    }
+    AnyView x = task_.x.tokens(chunk.begin, chunk.size());
+    x.data = task_.x.row(batch, chunk.begin, 0);
+    x.shape[0] = 1;
+    backend_.ssm.convert(x, dense_any_view(static_cast<void*>(to), ElementType::kFloat32, x.shape));
   }
 
   /// z_ becomes silu(K_s * x).
@@ -77,7 +88,7 @@ class ChelaPass {
     const HaloSchedule schedule = make_halo_schedule(*task_.layout, transport_.rank(), before);
     Buffer halo_buffer(floats_bytes(batch_ * before * s_.channels), ledger_);
     const auto halo = dense_view(halo_buffer.as<float>(), shape(schedule.halo.size(), s_.channels));
-    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
+    timed_to_end([&] {
       for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
         load_x(batch, chunk, x_.as<float>() + (batch * tokens_ + chunk.begin) * s_.channels);
       });
@@ -85,13 +96,17 @@ class ChelaPass {
     TokenRows own;
     own.tokens = task_.layout->chunks(transport_.rank())[0].run;
     own.rows = dense_view<const float>(x_.as<float>(), shape(tokens_, s_.channels));
-    timed(result_.exposed_seconds,
-          [&] { result_.sent_bytes += carry_halo(schedule, own, task_.past.short_inputs, halo, transport_); });
+    Buffer tail_rows;
+    TokenRows tail;
+    timed(result_.exposed_seconds, [&] {
+      tail = tail_on_host(own, before, space_, ledger_, tail_rows);
+      result_.sent_bytes += carry_halo(schedule, tail, task_.past.short_inputs, halo, transport_);
+    });
     if (tokens_ == 0) return;
     const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
     const TensorView<const float> before_own{halo.data, halo.shape, halo.strides};
     if (task_.future.short_inputs.data != nullptr && own.tokens.end == task_.layout->seq_len()) {
-      last_rows(schedule, before_own, own, task_.future.short_inputs);
+      last_rows(schedule, before_own, tail, task_.future.short_inputs);
     }
     // The convolution's taps begin with the oldest input.
     std::vector<float> taps(w_.short_conv.size());
@@ -115,13 +130,13 @@ class ChelaPass {
     if (task_.future.long_inputs.data != nullptr) {
       for (std::int64_t batch = 0; batch < batch_ && !kept.empty(); ++batch) {
         const float* from = z_.as<float>() + (batch * tokens_ + kept.begin - own.begin) * s_.channels;
-        std::copy_n(from, kept.size() * s_.channels, task_.future.long_inputs.row(batch, 0, 0));
+        space_.copy_out(task_.future.long_inputs.row(batch, 0, 0), from, floats_bytes(kept.size() * s_.channels));
       }
     }
     LongConvPassTask conv;
     conv.layout = task_.layout;
     conv.values = dense_view(z_.as<float>(), shape(tokens_, s_.channels));
-    conv.taps = w_.long_conv.data();
+    conv.taps = long_conv_.data();
     conv.width = s_.long_width;
     conv.past = task_.past.long_inputs;
     conv.reproducible = task_.reproducible;
@@ -156,8 +171,8 @@ class ChelaPass {
       project(x, s_.channels, w_v_, chunk.size(), v, s_.v_channels, false);
       backend_.chela.silu({v, count});
       project(z, s_.channels, w_g_, chunk.size(), g_.as<float>() + row * s_.v_channels, s_.v_channels, false);
-      backend_.chela.affine(z, chunk.size(), w_.kk, w_.mk, x);
-      backend_.chela.affine(z, chunk.size(), w_.kq, w_.mq, z);
+      backend_.chela.affine(z, chunk.size(), kk_.span(), mk_.span(), x);
+      backend_.chela.affine(z, chunk.size(), kq_.span(), mq_.span(), z);
     });
   }
 
@@ -241,7 +256,9 @@ class ChelaPass {
   Heartbeat& heartbeat_;
   std::int64_t batch_;
   std::int64_t tokens_;
-  PlacedParameter w_v_, w_g_, w_o_;
+  MemorySpace& space_;         // of all that follows
+  std::int64_t chunk_tokens_;  // go through the projections together
+  PlacedParameter long_conv_, kq_, mq_, kk_, mk_, w_v_, w_g_, w_o_;
   Buffer x_;  // [batch, tokens, channels]: x, later K
   Buffer z_;  // [batch, tokens, channels]: silu(K_s * x), Z, later Q
   Buffer v_;  // [batch, tokens, v_channels], like the next two

@@ -59,8 +59,8 @@ struct ChelaPassTask {
   const SequenceLayout* layout = nullptr;
   const ChelaWeights* weights = nullptr;
   double scale = 1.0;   ///< on Q
-  AnyView x;            ///< [batch, local tokens, 1, channels], of any type but float64
-  TensorView<float> y;  ///< like x, dense
+  AnyView x;            ///< [batch, local tokens, 1, channels], of any type but float64, best in the kernels' memory()
+  TensorView<float> y;  ///< like x, dense, best in their work_memory()
   ChelaPast past;
   ChelaFuture future;
   bool reproducible = false;
@@ -75,7 +75,7 @@ struct ChelaPassResult {
 /// What one rank computes with.
 struct ChelaBackend {
   const ChelaKernels& chela;
-  const SsmKernels& ssm;  ///< short convolution and projections
+  const SsmKernels& ssm;  ///< short convolution and projections; its work_memory() is that of both others
   const LinearKernels& linear;
 };
 

@@ -34,11 +34,29 @@ void unpack(const Message& message, const TokenRun& tokens, const TokenRun& halo
 
 }  // namespace
 
+TokenRows tail_on_host(const TokenRows& own, std::int64_t width, MemorySpace& space, MemoryLedger* ledger,
+                       Buffer& copies) {
+  if (space.is_host()) return own;
+  const Shape4& shape = own.rows.shape;
+  TokenRows tail;
+  tail.tokens = {std::max(own.tokens.begin, own.tokens.end - width), own.tokens.end};
+  const std::int64_t rows = tail.tokens.size();
+  const Shape4 tail_shape{shape[0], rows, 1, shape[3]};
+  const auto item_bytes = static_cast<std::size_t>(rows * shape[3]) * sizeof(float);
+  copies = Buffer(static_cast<std::size_t>(shape[0]) * item_bytes, ledger);
+  const TensorView<float> copied = dense_view(copies.as<float>(), tail_shape);
+  for (std::int64_t batch = 0; batch < shape[0] && item_bytes > 0; ++batch) {
+    space.copy_out(copied.row(batch, 0, 0), own.rows.row(batch, shape[1] - rows, 0), item_bytes);
+  }
+  tail.rows = {copied.data, copied.shape, copied.strides};
+  return tail;
+}
+
 std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<const float>& initial,
                        const TensorView<float>& halo, Transport& transport) {
   const std::int64_t width = schedule.halo.size();
   const std::int64_t row = halo.shape[3];
-  for (std::int64_t batch = 0; batch < halo.shape[0]; ++batch) {
+  for (std::int64_t batch = 0; batch < halo.shape[0] && halo.data != nullptr; ++batch) {
     for (std::int64_t i = 0; i < width && schedule.halo.begin + i < 0; ++i) {
       float* to = halo.row(batch, i, 0);
       std::fill_n(to, row, 0.0f);

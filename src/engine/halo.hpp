@@ -5,6 +5,7 @@
 
 #include "comm/halo_schedule.hpp"
 #include "comm/transport.hpp"
+#include "core/buffer.hpp"
 #include "core/tensor_view.hpp"
 
 namespace ringscan {
@@ -15,9 +16,15 @@ struct TokenRows {
   TensorView<const float> rows;
 };
 
+/// The last `width` rows of `own`, or all it has, where the host reads them: in place where `space`, which they lie in,
+/// is the host's, else copied to `copies`.
+TokenRows tail_on_host(const TokenRows& own, std::int64_t width, MemorySpace& space, MemoryLedger* ledger,
+                       Buffer& copies);
+
 /// Collective. `halo` [batch, schedule.halo.size(), 1, row] becomes the rows of the tokens before this rank's: from
 /// `own`, the last rows of each rank (at least as many as it has or as the halo is wide), and before token 0 from
-/// `initial` [batch, halo width, 1, row] (data == nullptr: zeros). Returns the bytes this rank has sent.
+/// `initial` [batch, halo width, 1, row] (data == nullptr: zeros). Returns the bytes this rank has sent. A rank that
+/// receives nothing and has no `initial` may have no halo (data == nullptr): it would be zeros.
 std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<const float>& initial,
                        const TensorView<float>& halo, Transport& transport);
 

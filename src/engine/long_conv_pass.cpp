@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/stopwatch.hpp"
+#include "core/token_run.hpp"
 #include "engine/channel_carrier.hpp"
 #include "engine/halo.hpp"
 
@@ -23,6 +24,13 @@ std::int64_t block_channels(const SequenceLayout& layout, std::int64_t channels,
   const std::int64_t line_bytes = (layout.seq_len() + width) * static_cast<std::int64_t>(sizeof(float));
   const std::int64_t lines = std::max<std::int64_t>(1, kBlockBytes / line_bytes);
   return std::min(channels, lines * layout.world_size());
+}
+
+/// Lines of a block that are convolved together.
+std::int64_t lines_together(const SequenceLayout& layout, std::int64_t block, std::int64_t width,
+                            const ChelaKernels& kernels) {
+  const std::int64_t most = ceil_div(block, static_cast<std::int64_t>(layout.world_size()));
+  return std::clamp<std::int64_t>(kernels.lines_at_once(layout.seq_len(), width), 1, most);
 }
 
 SequenceLayout past_layout(const SequenceLayout& layout, std::int64_t width) {
@@ -45,11 +53,11 @@ class LongConvPass {
     if (task_.layout->seq_len() == 0 || channels_ == 0) return result_;
     switch (choose_long_conv(*task_.layout, task_.width, task_.reproducible)) {
       case LongConvMethod::kDirect:
-        carry();
+        carry(true);
         timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_directly(); });
         break;
       case LongConvMethod::kHalo:
-        carry();
+        carry(false);
         timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_own(); });
         break;
       case LongConvMethod::kAllToAll:
@@ -60,69 +68,64 @@ class LongConvPass {
   }
 
  private:
-  std::span<const float> taps_of(std::int64_t channel) const {
-    return {task_.taps + channel * task_.width, static_cast<std::size_t>(task_.width)};
-  }
-
-  /// The inputs before this rank's tokens.
-  void carry() {
+  /// The inputs before this rank's tokens. Zeros may stay away where no one wants them: they may be as long as the
+  /// kernel.
+  void carry(bool wants_zeros) {
     const HaloSchedule schedule = make_halo_schedule(*task_.layout, transport_.rank(), before_);
-    halo_ = Buffer(floats_bytes(batch_ * before_ * channels_), ledger_);
+    if (wants_zeros || task_.past.data != nullptr || !schedule.receives.empty()) {
+      halo_ = Buffer(floats_bytes(batch_ * before_ * channels_), ledger_);
+    }
     TokenRows own;
     own.tokens = task_.layout->chunks(transport_.rank())[0].run;
     own.rows = {task_.values.data, task_.values.shape, task_.values.strides};
+    Buffer tail;
     const AddSeconds adder(result_.exposed_seconds);
+    if (!schedule.sends.empty()) own = tail_on_host(own, before_, kernels_.work_memory(), ledger_, tail);
     result_.sent_bytes +=
         carry_halo(schedule, own, task_.past,
                    dense_view(halo_.as<float>(), {batch_, schedule.halo.size(), 1, channels_}), transport_);
   }
 
+  TensorView<const float> halo() const { return dense_view(halo_.as<float>(), {batch_, before_, 1, channels_}); }
+  void settle() const {
+    Heartbeat heartbeat;
+    kernels_.settle(heartbeat);
+  }
+
   void convolve_directly() {
-    Buffer out(floats_bytes(batch_ * tokens_ * channels_), ledger_);
+    MemorySpace& space = kernels_.work_memory();
+    Buffer out(floats_bytes(batch_ * tokens_ * channels_), ledger_for(space, ledger_), space);
     if (tokens_ == 0) return;
     PlainConvTask conv;
-    conv.halo = dense_view<const float>(halo_.as<float>(), {batch_, before_, 1, channels_});
+    conv.halo = halo();
     conv.in = {task_.values.data, task_.values.shape, task_.values.strides};
     conv.out = dense_view(out.as<float>(), task_.values.shape);
     conv.taps = task_.taps;
     conv.width = task_.width;
     kernels_.convolve(conv);
-    std::copy_n(out.as<float>(), batch_ * tokens_ * channels_, task_.values.data);
+    const std::size_t row_bytes = floats_bytes(channels_);
+    space.copy_rows(task_.values.data, row_bytes, out.data(), row_bytes, row_bytes,
+                    static_cast<std::size_t>(batch_ * tokens_));
+    settle();
   }
 
   /// FFT of this rank's tokens, with the halo before them.
   void convolve_own() {
     if (tokens_ == 0) return;
-    const auto plan = kernels_.plan_convolution(tokens_, task_.width);
-    const SequenceLayout own(LayoutKind::kContiguous, tokens_, 1, 1);
-    Buffer line_buffer(floats_bytes(tokens_ + before_), ledger_);
-    const std::span<float> line(line_buffer.as<float>(), static_cast<std::size_t>(tokens_));
-    const std::span<float> past(line_buffer.as<float>() + tokens_, static_cast<std::size_t>(before_));
-    for (std::int64_t channel = 0; channel < channels_; ++channel) {
-      plan->set_taps(taps_of(channel));
-      for (std::int64_t batch = 0; batch < batch_; ++batch) {
-        float* const column = task_.values.row(batch, 0, 0) + channel;
-        const float* const before = halo_.as<float>() + batch * before_ * channels_ + channel;
-        for (std::int64_t t = 0; t < tokens_; ++t) line[static_cast<std::size_t>(t)] = column[t * channels_];
-        for (std::int64_t t = 0; t < before_; ++t) past[static_cast<std::size_t>(t)] = before[t * channels_];
-        plan->run(past, line);
-        for (std::int64_t t = 0; t < tokens_; ++t) column[t * channels_] = line[static_cast<std::size_t>(t)];
-      }
-    }
+    kernels_.plan_convolution(tokens_, task_.width, channels_)->run(RowsConvTask{halo(), task_.values, task_.taps});
+    settle();
   }
 
   void convolve_whole() {
     const SequenceLayout& layout = *task_.layout;
     const SequenceLayout past = past_layout(layout, task_.width);
     const std::int64_t block = block_channels(layout, channels_, task_.width);
-    ChannelCarrier carrier(layout, block, transport_, ledger_);
+    ChannelCarrier carrier(layout, block, transport_, kernels_, ledger_);
     std::optional<ChannelCarrier> past_carrier;
-    if (task_.past.data != nullptr) past_carrier.emplace(past, block, transport_, ledger_);
-    const auto plan = kernels_.plan_convolution(layout.seq_len(), task_.width);
-    Buffer line_buffer(floats_bytes(layout.seq_len() + before_), ledger_);
-    const std::span<float> line(line_buffer.as<float>(), static_cast<std::size_t>(layout.seq_len()));
-    const std::span<float> past_line(line_buffer.as<float>() + layout.seq_len(),
-                                     static_cast<std::size_t>(past_carrier ? before_ : 0));
+    if (task_.past.data != nullptr) past_carrier.emplace(past, block, transport_, kernels_, ledger_);
+    const std::int64_t lines = lines_together(layout, block, task_.width, kernels_);
+    const auto plan = kernels_.plan_convolution(layout.seq_len(), task_.width, lines);
+    Buffer line_buffer(floats_bytes(lines * (layout.seq_len() + before_)), ledger_);
     for (std::int64_t first = 0; first < channels_; first += block) {
       const ChannelRun run{first, std::min(channels_, first + block)};
       for (std::int64_t batch = 0; batch < batch_; ++batch) {
@@ -132,18 +135,35 @@ class LongConvPass {
           carrier.carry_there(run, rows, channels_);
         });
         timed(result_.compute_seconds, SpanKind::kCompute, [&] {
-          for (std::int64_t c = carrier.channels().begin; c < carrier.channels().end; ++c) {
-            if (past_carrier) past_carrier->load_line(c, past_line);
-            carrier.load_line(c, line);
-            plan->set_taps(taps_of(c));
-            plan->run(past_line, line);
-            carrier.store_line(c, line);
+          const ChannelRun& own = carrier.channels();
+          for (std::int64_t c = own.begin; c < own.end; c += lines) {
+            convolve_lines({c, std::min(own.end, c + lines)}, carrier, past_carrier ? &*past_carrier : nullptr,
+                           line_buffer.as<float>(), *plan);
           }
         });
         timed(result_.exposed_seconds, [&] { carrier.carry_back(rows, channels_); });
       }
     }
     result_.sent_bytes += carrier.sent_bytes() + (past_carrier ? past_carrier->sent_bytes() : 0);
+  }
+
+  /// `buffer` has place for these channels' lines over the sequence and before it.
+  void convolve_lines(const ChannelRun& channels, ChannelCarrier& carrier, const ChannelCarrier* past_carrier,
+                      float* buffer, LongConvolution& plan) const {
+    const std::int64_t seq_len = task_.layout->seq_len();
+    float* const pasts = buffer + channels.size() * seq_len;
+    const auto line = [](float* lines, std::int64_t i, std::int64_t length) {
+      return std::span<float>(lines + i * length, static_cast<std::size_t>(length));
+    };
+    for (std::int64_t i = 0; i < channels.size(); ++i) {
+      if (past_carrier != nullptr) past_carrier->load_line(channels.begin + i, line(pasts, i, before_));
+      carrier.load_line(channels.begin + i, line(buffer, i, seq_len));
+    }
+    plan.run(LinesConvTask{past_carrier != nullptr ? pasts : nullptr, buffer, task_.taps + channels.begin * task_.width,
+                           channels.size()});
+    for (std::int64_t i = 0; i < channels.size(); ++i) {
+      carrier.store_line(channels.begin + i, line(buffer, i, seq_len));
+    }
   }
 
   const LongConvPassTask& task_;
@@ -188,18 +208,21 @@ std::size_t long_conv_pass_bytes(const SequenceLayout& layout, std::int64_t batc
                                  std::int64_t width, bool reproducible, const ChelaKernels& kernels) {
   const std::int64_t tokens = layout.max_local_tokens();
   if (layout.seq_len() == 0) return 0;
-  const std::size_t halo = floats_bytes(2 * batch * (width - 1) * channels);  // and in messages
+  // And in messages; out of a device's memory, too.
+  const int copies = kernels.work_memory().is_host() ? 2 : 3;
+  const std::size_t halo = floats_bytes(copies * batch * (width - 1) * channels);
   switch (choose_long_conv(layout, width, reproducible)) {
     case LongConvMethod::kDirect:
       return halo + floats_bytes(batch * tokens * channels + channels * width);
     case LongConvMethod::kHalo:
-      return halo + floats_bytes(tokens + width) + kernels.convolution_bytes(tokens, width);
+      return halo + kernels.convolution_bytes(tokens, width);
     case LongConvMethod::kAllToAll:
       break;
   }
   const std::int64_t block = block_channels(layout, channels, width);
   return ChannelCarrier::bytes(layout, block) + ChannelCarrier::bytes(past_layout(layout, width), block) +
-         floats_bytes(layout.seq_len() + width) + kernels.convolution_bytes(layout.seq_len(), width);
+         floats_bytes(lines_together(layout, block, width, kernels) * (layout.seq_len() + width)) +
+         kernels.convolution_bytes(layout.seq_len(), width);
 }
 
 std::int64_t long_conv_block_channels(const SequenceLayout& layout, std::int64_t channels, std::int64_t width) {

@@ -26,10 +26,12 @@ LongConvMethod choose_long_conv(const SequenceLayout& layout, std::int64_t width
 /// A rank's share. @pre the layout is contiguous.
 struct LongConvPassTask {
   const SequenceLayout* layout = nullptr;
-  TensorView<float> values;     ///< [batch, local tokens, 1, channels], dense: the inputs, which become the outputs
-  const float* taps = nullptr;  ///< [channels, width]: tap j multiplies the input j tokens before
+  /// [batch, local tokens, 1, channels], dense, in the kernels' work_memory(): the inputs, which become the outputs.
+  TensorView<float> values;
+  const float* taps = nullptr;  ///< [channels, width], best there too: tap j multiplies the input j tokens before
   std::int64_t width = 1;
-  /// [batch, wanted_past().size(), 1, channels]: inputs before token 0, oldest first. data == nullptr: zeros.
+  /// [batch, wanted_past().size(), 1, channels]: inputs before token 0, oldest first, the host's. data == nullptr:
+  /// zeros.
   TensorView<const float> past;
   bool reproducible = false;
 };

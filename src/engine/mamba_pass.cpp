@@ -9,9 +9,6 @@
 namespace ringscan {
 namespace {
 
-/// Tokens that go through the projections together.
-constexpr std::int64_t kChunkTokens = 512;
-
 /// A block of the inner channels.
 struct ChannelRun {
   std::int64_t first = 0;
@@ -37,31 +34,45 @@ class MambaPass {
         tokens_(task.x.shape[1]),
         halo_width_(s_.conv_width - 1),
         block_(std::clamp<std::int64_t>(task.block_channels, 1, s_.d_inner)),
-        in_proj_(w_.in_proj, kernels.memory()),
-        x_proj_(w_.x_proj, kernels.memory()),
-        dt_proj_(w_.dt_proj, kernels.memory()),
-        out_proj_(w_.out_proj, kernels.memory()) {}
+        chunk_tokens_(kernels.chunk_tokens()),
+        space_(kernels.work_memory()),
+        in_proj_(w_.in_proj, space_),
+        conv_weight_(w_.conv_weight, space_),
+        conv_bias_(w_.conv_bias, space_),
+        x_proj_(w_.x_proj, space_),
+        dt_proj_(w_.dt_proj, space_),
+        dt_bias_(w_.dt_bias, space_),
+        a_(w_.a, space_),
+        d_(w_.d, space_),
+        out_proj_(w_.out_proj, space_) {}
 
   SsmPassResult run() {
-    x_rows_ = buffer(kChunkTokens * s_.d_model);
-    conv_in_ = buffer((kChunkTokens + halo_width_) * block_);
+    const std::int64_t chunk = std::min(chunk_tokens_, tokens_);
+    x_rows_ = buffer(chunk * s_.d_model);
+    conv_in_ = buffer((chunk + halo_width_) * block_);
     halo_ = Buffer(floats_bytes(batch_ * halo_width_ * s_.d_inner), ledger_);
     dt_b_c_ = buffer(batch_ * tokens_ * s_.dt_b_c());
     for (Buffer* rows : {&u_, &delta_, &z_}) *rows = buffer(batch_ * tokens_ * block_);
     carry();
-    {
-      const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
+    timed_to_end([&] {
       for (const ChannelRun& block : blocks()) {
         convolve(block);
         add_x_proj(block);
       }
-    }
+    });
     for (const ChannelRun& block : blocks()) run_block(block);
     return result_;
   }
 
  private:
-  Buffer buffer(std::int64_t count) const { return Buffer(floats_bytes(count), ledger_, kernels_.memory()); }
+  Buffer buffer(std::int64_t count) const { return Buffer(floats_bytes(count), ledger_for(space_, ledger_), space_); }
+  /// The body's time, to where a device is through with it.
+  template <typename Body>
+  void timed_to_end(Body&& body) {
+    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
+    body();
+    kernels_.settle(heartbeat_);
+  }
 
   std::vector<ChannelRun> blocks() const {
     std::vector<ChannelRun> runs;
@@ -74,8 +85,8 @@ class MambaPass {
   template <typename Body>
   void for_chunks(Body&& body) {
     for (std::int64_t batch = 0; batch < batch_; ++batch) {
-      for (std::int64_t begin = 0; begin < tokens_; begin += kChunkTokens) {
-        body(batch, TokenRun{begin, std::min(tokens_, begin + kChunkTokens)});
+      for (std::int64_t begin = 0; begin < tokens_; begin += chunk_tokens_) {
+        body(batch, TokenRun{begin, std::min(tokens_, begin + chunk_tokens_)});
         heartbeat_.beat();
       }
     }
@@ -84,10 +95,10 @@ class MambaPass {
   /// The chunk's x as float32 rows.
   const float* load_x(std::int64_t batch, const TokenRun& chunk) {
     auto* rows = x_rows_.as<float>();
-    for (std::int64_t token = chunk.begin; token < chunk.end; ++token) {
-      convert_elements(task_.x.row(batch, token, 0), task_.x.type, rows + (token - chunk.begin) * s_.d_model,
-                       ElementType::kFloat32, static_cast<std::size_t>(s_.d_model));
-    }
+    AnyView x = task_.x.tokens(chunk.begin, chunk.size());
+    x.data = task_.x.row(batch, chunk.begin, 0);
+    x.shape[0] = 1;
+    kernels_.convert(x, dense_any_view(x_rows_.data(), ElementType::kFloat32, x.shape));
     return rows;
   }
 
@@ -112,7 +123,7 @@ class MambaPass {
     tail.tokens = {std::max(own.begin, own.end - halo_width_), own.end};
     const std::int64_t rows = tail.tokens.size();
     Buffer tail_rows(floats_bytes(batch_ * rows * s_.d_inner), ledger_);
-    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
+    timed_to_end([&] {
       for (std::int64_t batch = 0; batch < batch_ && rows > 0; ++batch) {
         in_proj(load_x(batch, {tokens_ - rows, tokens_}), rows, 0, s_.d_inner,
                 tail_rows.as<float>() + batch * rows * s_.d_inner);
@@ -136,19 +147,23 @@ class MambaPass {
     const std::int64_t before = halo_width_ * block.count;
     for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
       for (std::int64_t i = 0; i < halo_width_ && chunk.begin == 0; ++i) {
-        std::copy_n(halo_view().row(batch, i, 0) + block.first, block.count, in + i * block.count);
+        space_.copy_in(in + i * block.count, halo_view().row(batch, i, 0) + block.first, floats_bytes(block.count));
       }
       in_proj(load_x(batch, chunk), chunk.size(), block.first, block.count, in + before);
       ConvTask conv;
       conv.halo = dense_view<const float>(in, {1, halo_width_, 1, block.count});
       conv.in = dense_view<const float>(in + before, {1, chunk.size(), 1, block.count});
       conv.out = dense_view(u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count, conv.in.shape);
-      conv.weight = w_.conv_weight.data() + block.first * s_.conv_width;
-      conv.bias = w_.conv_bias.empty() ? nullptr : w_.conv_bias.data() + block.first;
+      conv.weight = conv_weight_.data() + block.first * s_.conv_width;
+      conv.bias = w_.conv_bias.empty() ? nullptr : conv_bias_.data() + block.first;
       conv.width = s_.conv_width;
       kernels_.conv1d(conv);
-      // The last inputs of this chunk stand before the next one.
-      std::copy_n(in + chunk.size() * block.count, before, in);
+      // The last inputs of this chunk stand before the next one; no chunk but the last is shorter than the halo.
+      const std::size_t row_bytes = floats_bytes(block.count);
+      if (chunk.end < tokens_) {
+        space_.copy_rows(in, row_bytes, in + chunk.size() * block.count, row_bytes, row_bytes,
+                         static_cast<std::size_t>(halo_width_));
+      }
     });
   }
 
@@ -170,7 +185,7 @@ class MambaPass {
   }
 
   void run_block(const ChannelRun& block) {
-    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
+    timed_to_end([&] {
       if (block_ < s_.d_inner) convolve(block);
       for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
         const std::int64_t row = batch * tokens_ + chunk.begin;
@@ -188,7 +203,11 @@ class MambaPass {
       });
     });
     scan(block);
-    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
+    timed_to_end([&] { add_out_proj(block); });
+  }
+
+  /// What the block's gated y adds to the output.
+  void add_out_proj(const ChannelRun& block) {
     for_chunks([&](std::int64_t batch, const TokenRun& chunk) {
       ProjectTask project;
       project.in = u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count;
@@ -221,9 +240,9 @@ class MambaPass {
     pass.inputs.b.data += floats_bytes(s_.dt_rank);
     pass.inputs.c.data += floats_bytes(s_.dt_rank + s_.d_state);
     pass.inputs.channels_per_group = block.count;
-    pass.inputs.a = w_.a.data() + block.first * s_.d_state;
-    pass.inputs.d = w_.d.data() + block.first;
-    pass.inputs.delta_bias = w_.dt_bias.data() + block.first;
+    pass.inputs.a = a_.data() + block.first * s_.d_state;
+    pass.inputs.d = d_.data() + block.first;
+    pass.inputs.delta_bias = dt_bias_.data() + block.first;
     pass.y = dense_view(u_.as<float>(), {batch_, tokens_, 1, block.count});
 
     const std::int64_t states = block.count * s_.d_state;
@@ -255,9 +274,11 @@ class MambaPass {
   std::int64_t tokens_;
   std::int64_t halo_width_;
   std::int64_t block_;
-  PlacedParameter in_proj_, x_proj_, dt_proj_, out_proj_;
-  Buffer x_rows_;   // [kChunkTokens, d_model]
-  Buffer conv_in_;  // [halo and kChunkTokens, block]
+  std::int64_t chunk_tokens_;  // go through the projections together
+  MemorySpace& space_;         // of all that follows but the halo
+  PlacedParameter in_proj_, conv_weight_, conv_bias_, x_proj_, dt_proj_, dt_bias_, a_, d_, out_proj_;
+  Buffer x_rows_;   // [chunk, d_model]
+  Buffer conv_in_;  // [halo and chunk, block]
   Buffer halo_;     // [batch, halo, d_inner]
   Buffer dt_b_c_;   // [batch, tokens, dt_rank + 2 d_state]
   Buffer u_;        // [batch, tokens, block], like the next two
@@ -274,10 +295,10 @@ SsmPassResult run_mamba_pass(const MambaPassTask& task, Transport& transport, Ss
 }
 
 std::size_t mamba_pass_bytes(const MambaShape& shape, std::int64_t batch, std::int64_t tokens,
-                             std::int64_t block_channels) {
+                             std::int64_t block_channels, std::int64_t chunk_tokens) {
   const std::int64_t block = std::clamp<std::int64_t>(block_channels, 1, shape.d_inner);
   const std::int64_t halo = shape.conv_width - 1;
-  return floats_bytes(kChunkTokens * shape.d_model + (kChunkTokens + halo) * block + 2 * batch * halo * shape.d_inner +
+  return floats_bytes(chunk_tokens * shape.d_model + (chunk_tokens + halo) * block + 2 * batch * halo * shape.d_inner +
                       batch * tokens * (shape.dt_b_c() + 3 * block) + 2 * batch * block * shape.d_state) +
          ssm_pass_bytes(batch, block, shape.d_state) + 4 * 128;
 }

@@ -44,8 +44,9 @@ struct MambaState {
 struct MambaPassTask {
   const SequenceLayout* layout = nullptr;
   const MambaWeights* weights = nullptr;
-  AnyView x;              ///< [batch, local tokens, 1, d_model], of any type but float64
-  TensorView<float> out;  ///< [batch, local tokens, 1, d_out], dense
+  /// [batch, local tokens, 1, d_model], of any type but float64, best in the kernels' memory().
+  AnyView x;
+  TensorView<float> out;  ///< [batch, local tokens, 1, d_out], dense, best in their work_memory()
   MambaState initial;     ///< read where token 0 is; nullptr: zeros
   MambaState final;       ///< written where the last token is; nullptr: not wanted
   /// Channels of d_inner that are worked on at once. One block takes the least work; sums over channels are rounded
@@ -59,8 +60,8 @@ struct MambaPassTask {
 SsmPassResult run_mamba_pass(const MambaPassTask& task, Transport& transport, SsmKernels& kernels, MemoryLedger* ledger,
                              Heartbeat& heartbeat);
 
-/// In buffers, beside what the task names, on a rank with that many tokens.
+/// In buffers, beside what the task names, on a rank with that many tokens whose kernels take such chunks.
 std::size_t mamba_pass_bytes(const MambaShape& shape, std::int64_t batch, std::int64_t tokens,
-                             std::int64_t block_channels);
+                             std::int64_t block_channels, std::int64_t chunk_tokens);
 
 }  // namespace ringscan

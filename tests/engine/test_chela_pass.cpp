@@ -5,6 +5,7 @@
 #include "comm/local_transport.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/chela_problem.hpp"
+#include "tests/support/guarded_blocks.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
@@ -52,6 +53,28 @@ TEST_CASE("the CHELA block over the ranks equals the oracle at odd lengths, with
     for_each_world([&](Transport& transport) {
       expect(transport, is_close(run_chela(p, {0, p.seq_len}, nullptr, 1, false, transport).y, wanted));
       expect(transport, is_close(run_chela(p, {0, p.seq_len}, nullptr, 64, true, transport).y, wanted));
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("the CHELA block touches a device's memory by kernels and copies alone") {
+  for (const ChelaProblem& p : problems()) {
+    const auto wanted = p.exact();
+    for_each_world([&](Transport& transport) {
+      const auto kernels = make_cpu_kernels();
+      test::GuardedMemory memory;
+      const test::GuardedSsm ssm(memory);
+      const test::GuardedChela chela(memory);
+      const test::GuardedLinear linear(kernels->linear(), memory);
+      for (const bool reproducible : {false, true}) {
+        const ChelaRun run =
+            run_chela(p, {0, p.seq_len}, nullptr, reproducible ? 64 : 1, reproducible, transport, {chela, ssm, linear});
+        expect(transport, is_close(run.y, wanted));
+        const ChelaRun there = run_chela(p, {0, p.seq_len}, nullptr, 1, false, transport);
+        expect(transport, is_close(run.kept.long_inputs, there.kept.long_inputs));
+        expect(transport, is_close(run.kept.short_inputs, there.kept.short_inputs));
+      }
     });
   }
   SUCCEED();

@@ -10,6 +10,7 @@
 #include "engine/mamba_pass.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/guarded_blocks.hpp"
 #include "tests/support/mamba_problem.hpp"
 #include "tests/support/ssm_problem.hpp"
 
@@ -91,8 +92,7 @@ SsmProblem make(std::int64_t seq_len, std::int64_t channels, std::int64_t d_stat
 }
 
 PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t count, Transport& transport,
-                  std::int64_t block_channels, bool reproducible, const PassRun* before = nullptr) {
-  const auto kernels = make_cpu_ssm_kernels();
+                  std::int64_t block_channels, bool reproducible, const PassRun* before, SsmKernels& kernels) {
   const MambaShape& shape = p.weights.shape;
   const SequenceLayout layout = contiguous(count, transport);
   const TokenRun run = layout.chunks(transport.rank())[0].run;
@@ -117,12 +117,19 @@ PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t 
   task.reproducible = reproducible;
   Heartbeat heartbeat;
   MemoryLedger ledger;
-  result.result = run_mamba_pass(task, transport, *kernels, &ledger, heartbeat);
-  expect(transport, ledger.peak_bytes() <= mamba_pass_bytes(shape, p.batch, run.size(), block_channels));
+  result.result = run_mamba_pass(task, transport, kernels, &ledger, heartbeat);
+  const std::int64_t chunk = kernels.chunk_tokens();
+  expect(transport, ledger.peak_bytes() <= mamba_pass_bytes(shape, p.batch, run.size(), block_channels, chunk));
   result.y = gather(out, p.batch, shape.d_out, layout, transport);
   result.state = gather_state(result.state, layout, transport);
   result.conv = gather_state(result.conv, layout, transport);
   return result;
+}
+
+PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t count, Transport& transport,
+                  std::int64_t block_channels, bool reproducible, const PassRun* before = nullptr) {
+  const auto kernels = make_cpu_ssm_kernels();
+  return run_mamba(p, first_token, count, transport, block_channels, reproducible, before, *kernels);
 }
 
 }  // namespace
@@ -244,6 +251,28 @@ TEST_CASE("a Mamba block over the ranks equals the oracle, in one block of chann
       });
     }
   }
+  SUCCEED();
+}
+
+TEST_CASE("a Mamba block touches a device's memory by kernels and copies alone") {
+  const MambaProblem p = make_mamba_problem(330, {10, 20, 4, 2, 7, 6}, 2);
+  const std::vector<double> exact = exact_result(p);
+  const std::int64_t cut = 141;
+  for_each_world([&](Transport& transport) {
+    test::GuardedMemory memory;
+    test::GuardedSsm kernels(memory);
+    for (const std::int64_t block : {20, 9}) {
+      const PassRun first = run_mamba(p, 0, cut, transport, block, false, nullptr, kernels);
+      const PassRun second = run_mamba(p, cut, p.seq_len - cut, transport, block, false, &first, kernels);
+      std::vector<double> y;
+      for (std::int64_t b = 0; b < p.batch; ++b) {
+        const std::int64_t row = p.weights.shape.d_out, left = p.seq_len - cut;
+        y.insert(y.end(), first.y.begin() + b * cut * row, first.y.begin() + (b + 1) * cut * row);
+        y.insert(y.end(), second.y.begin() + b * left * row, second.y.begin() + (b + 1) * left * row);
+      }
+      expect(transport, relative_error(y, exact) <= kBound);
+    }
+  });
   SUCCEED();
 }
 

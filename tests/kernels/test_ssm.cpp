@@ -1,4 +1,5 @@
 // The selective scan, convolution and projection, against the oracle, on every instruction set or device.
+#include "core/buffer.hpp"
 #include "tests/kernels/blocks_under_test.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/ssm_problem.hpp"
@@ -242,4 +243,69 @@ TEST_CASE("a projection's row does not depend on what rows it comes with, and ad
     }
   }
   REQUIRE(relative_error(parts, exact) <= 1e-6);
+}
+
+TEST_CASE("rows are converted from and to every type, dense and apart, and what lies between stays") {
+  for_each_ssm([](SsmKernels& kernels) {
+    const Shape4 shape{2, 5, 3, 7};
+    std::vector<float> values(static_cast<std::size_t>(element_count(shape)));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = 3.0f * std::sin(static_cast<float>(i));
+    const MutableAnyView floats = dense_any_view(static_cast<void*>(values.data()), ElementType::kFloat32, shape);
+    for (const auto type :
+         {ElementType::kFloat64, ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16}) {
+      std::vector<std::byte> rounded(values.size() * size_of(type)), wanted(rounded.size());
+      const MutableAnyView there = dense_any_view(static_cast<void*>(rounded.data()), type, shape);
+      kernels.convert(floats, there);
+      convert_elements(values.data(), ElementType::kFloat32, wanted.data(), type, values.size());
+      REQUIRE(rounded == wanted);
+
+      constexpr std::int64_t kApart = 11;
+      std::vector<float> back(static_cast<std::size_t>(2 * 5 * 3 * kApart), -7.0f);
+      MutableAnyView rows = dense_any_view(static_cast<void*>(back.data()), ElementType::kFloat32, shape);
+      rows.strides = {5 * 3 * kApart, 3 * kApart, kApart, 1};
+      kernels.convert(there, rows);
+      std::vector<float> exact(values.size());
+      convert_elements(wanted.data(), type, exact.data(), ElementType::kFloat32, values.size());
+      for (std::size_t i = 0; i < back.size(); ++i) {
+        const std::size_t row = i / kApart, place = i % kApart;
+        REQUIRE(back[i] == (place < 7 ? exact[row * 7 + place] : -7.0f));
+      }
+    }
+  });
+}
+
+TEST_CASE("scans in the backend's own memory, of more states than a device's kernel takes, too") {
+  for (const std::int64_t d_state : {5, 130}) {
+    const SsmProblem p = make(60, 9, d_state, 1, 2);
+    const auto kernels = make_ssm_under_test();
+    MemorySpace& space = kernels->work_memory();
+    std::vector<Buffer> placed;
+    const auto place = [&](const void* from, std::size_t bytes) {
+      placed.emplace_back(bytes, nullptr, space);
+      space.copy_in(placed.back().data(), from, bytes);
+      return placed.back().data();
+    };
+    const auto place_floats = [&](const std::vector<float>& values) {
+      return static_cast<float*>(place(values.data(), values.size() * sizeof(float)));
+    };
+    ScanInputs inputs = p.inputs({0, p.seq_len});
+    for (AnyView* view : {&inputs.u, &inputs.delta, &inputs.z, &inputs.b, &inputs.c}) {
+      const auto count = static_cast<std::size_t>(element_count(view->shape));
+      view->data = static_cast<const std::byte*>(place(view->data, count * size_of(view->type)));
+    }
+    inputs.a = place_floats(p.a);
+    inputs.d = place_floats(p.d);
+    inputs.delta_bias = place_floats(p.bias);
+    std::vector<float> y(p.u.size()), h(p.state_size(), 0.0f);
+    float* const y_there = place_floats(y);
+    float* const h_there = place_floats(h);
+    Heartbeat heartbeat;
+    const Shape4 shape{p.batch, p.seq_len, 1, p.channels};
+    kernels->scan(inputs, {nullptr, h_there}, dense_view(y_there, shape), heartbeat);
+    space.copy_out(y.data(), y_there, y.size() * sizeof(float));
+    space.copy_out(h.data(), h_there, h.size() * sizeof(float));
+    const Scan wanted = scan_whole(*kernels, p);
+    require_same(y, wanted.y);
+    require_same(h, wanted.h);
+  }
 }

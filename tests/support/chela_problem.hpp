@@ -96,11 +96,8 @@ struct ChelaRun {
 
 /// The tokens [run) of the problem as a job of its own, which begins with `before` where that is given.
 inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const ChelaKept* before, std::int64_t tile,
-                          bool reproducible, Transport& transport) {
+                          bool reproducible, Transport& transport, const ChelaBackend& backend) {
   const ChelaShape& s = p.weights.shape;
-  const auto chela = make_cpu_chela_kernels();
-  const auto ssm = make_cpu_ssm_kernels();
-  const auto kernels = make_cpu_kernels();
   const SequenceLayout layout(LayoutKind::kContiguous, run.size(), transport.world_size(), tile);
   const TokenRun own = layout.chunks(transport.rank())[0].run;
   const auto rows_of = [&](const auto& whole, std::int64_t rows, const TokenRun& wanted) {
@@ -144,7 +141,6 @@ inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const Chel
 
   MemoryLedger ledger;
   Heartbeat heartbeat;
-  const ChelaBackend backend{*chela, *ssm, kernels->linear()};
   run_chela_pass(task, transport, backend, &ledger, heartbeat);
   result.peak_bytes = ledger.peak_bytes();
   test::expect(transport, result.peak_bytes <= chela_pass_bytes(s, layout, p.batch, reproducible, backend));
@@ -175,6 +171,14 @@ inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const Chel
   }
   transport.all_reduce(std::span<double>(result.kept.state), ReduceOp::kSum);
   return result;
+}
+
+inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const ChelaKept* before, std::int64_t tile,
+                          bool reproducible, Transport& transport) {
+  const auto chela = make_cpu_chela_kernels();
+  const auto ssm = make_cpu_ssm_kernels();
+  const auto kernels = make_cpu_kernels();
+  return run_chela(p, run, before, tile, reproducible, transport, {*chela, *ssm, kernels->linear()});
 }
 
 }  // namespace ringscan::testing
