@@ -57,39 +57,34 @@ class FftConvolution final : public LongConvolution {
 
   void run(const RowsConvTask& task) override {
     const Shape4& shape = task.values.shape;
+    const std::int64_t before = width_ - 1, tokens = tokens_, stride = task.values.strides[1];
+    float* const line = inputs_.as<float>();
     for (std::int64_t channel = 0; channel < shape[3]; ++channel) {
       set_taps(task.taps + channel * width_);
       for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
-        float* inputs = inputs_.as<float>();
-        for (std::int64_t t = 0; t < width_ - 1; ++t) {
-          inputs[t] = task.halo.data == nullptr ? 0.0f : task.halo.row(batch, t, 0)[channel];
-        }
-        inputs += width_ - 1;
         float* const column = task.values.row(batch, 0, 0) + channel;
-        const std::int64_t stride = task.values.strides[1];
-        for (std::int64_t t = 0; t < tokens_; ++t) inputs[t] = column[t * stride];
-        convolve([&](std::int64_t begin, std::int64_t count, const float* outputs) {
-          for (std::int64_t t = 0; t < count; ++t) column[(begin + t) * stride] = outputs[t];
-        });
+        if (task.halo.data == nullptr) std::fill_n(line, before, 0.0f);
+        for (std::int64_t t = 0; t < before && task.halo.data != nullptr; ++t) {
+          line[t] = task.halo.row(batch, t, 0)[channel];
+        }
+        for (std::int64_t t = 0; t < tokens; ++t) line[before + t] = column[t * stride];
+        convolve();
+        for (std::int64_t t = 0; t < tokens; ++t) column[t * stride] = line[t];
       }
     }
   }
 
   void run(const LinesConvTask& task) override {
     const std::int64_t before = width_ - 1;
-    float* const inputs = inputs_.as<float>();
+    float* const line = inputs_.as<float>();
     for (std::int64_t channel = 0; channel < task.channels; ++channel) {
       set_taps(task.taps + channel * width_);
-      float* const line = task.values + channel * tokens_;
-      if (task.past != nullptr) {
-        std::copy_n(task.past + channel * before, before, inputs);
-      } else {
-        std::fill_n(inputs, before, 0.0f);
-      }
-      std::copy_n(line, tokens_, inputs + before);
-      convolve([&](std::int64_t begin, std::int64_t count, const float* outputs) {
-        std::copy_n(outputs, count, line + begin);
-      });
+      float* const values = task.values + channel * tokens_;
+      if (task.past == nullptr) std::fill_n(line, before, 0.0f);
+      if (task.past != nullptr) std::copy_n(task.past + channel * before, before, line);
+      std::copy_n(values, tokens_, line + before);
+      convolve();
+      std::copy_n(line, tokens_, values);
     }
   }
 
@@ -105,22 +100,22 @@ class FftConvolution final : public LongConvolution {
                    [factor](float x) { return x * factor; });
   }
 
-  /// store(first token, count, outputs) block by block, from inputs_.
-  template <typename Store>
-  void convolve(const Store& store) {
+  /// The line in inputs_ becomes its outputs, from the front on: width - 1 elements before the inputs of the same
+  /// tokens, which the blocks behind still need.
+  void convolve() {
     const FlushDenormals flush;
     const std::int64_t before = width_ - 1;
-    const float* const inputs = inputs_.as<float>();
+    float* const line = inputs_.as<float>();
     float* const signal = signal_.as<float>();
     for (std::int64_t begin = 0; begin < tokens_; begin += blocks_.outputs) {
       const std::int64_t count = std::min(blocks_.outputs, tokens_ - begin);
-      std::fill(std::copy_n(inputs + begin, before + count, signal), signal + blocks_.length, 0.0f);
+      std::fill(std::copy_n(line + begin, before + count, signal), signal + blocks_.length, 0.0f);
       fftwf_execute(forward_.get());
       ops_.multiply_complex(spectrum_.as<float>(), taps_spectrum_.as<float>(),
                             static_cast<std::size_t>(blocks_.length / 2 + 1));
       fftwf_execute(backward_.get());
       // What wraps around falls on the first width - 1 outputs, which belong to the block before.
-      store(begin, count, signal + before);
+      std::copy_n(signal + before, count, line + begin);
     }
   }
 

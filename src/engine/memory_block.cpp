@@ -101,7 +101,8 @@ class SsmBlock final : public SyntheticBlock {
 
 class MambaBlock final : public SyntheticBlock {
  public:
-  MambaBlock(const BlockPlan& plan, const SyntheticSpec& spec, const RunConfig& config, int rank, MemoryLedger* ledger)
+  MambaBlock(const BlockPlan& plan, const SyntheticSpec& spec, const RunConfig& config, int rank,
+             const SsmKernels& kernels, MemoryLedger* ledger)
       : SyntheticBlock(plan, spec, config, rank, ledger) {
     const MambaShape& m = weights_.shape = plan.shape.mamba;
     weights_.in_proj = parameter("mamba/in_proj", 2 * m.d_inner * m.d_model);
@@ -116,8 +117,8 @@ class MambaBlock final : public SyntheticBlock {
     weights_.out_proj = parameter("mamba/out_proj", m.d_out * m.d_inner);
     task_.layout = &plan.layout;
     task_.weights = &weights_;
-    task_.x = input("mamba/x", rows(1, m.d_model), x_, host_memory());
-    task_.out = output(rows(1, m.d_out), y_, host_memory());
+    task_.x = input("mamba/x", rows(1, m.d_model), x_, kernels.memory());
+    task_.out = output(rows(1, m.d_out), y_, kernels.work_memory());
     task_.block_channels = plan.block_channels;
     task_.reproducible = config.reproducible;
   }
@@ -134,7 +135,8 @@ class MambaBlock final : public SyntheticBlock {
 
 class ChelaBlock final : public SyntheticBlock {
  public:
-  ChelaBlock(const BlockPlan& plan, const SyntheticSpec& spec, const RunConfig& config, int rank, MemoryLedger* ledger)
+  ChelaBlock(const BlockPlan& plan, const SyntheticSpec& spec, const RunConfig& config, int rank,
+             const SsmKernels& kernels, MemoryLedger* ledger)
       : SyntheticBlock(plan, spec, config, rank, ledger) {
     const ChelaShape& s = weights_.shape = plan.shape.chela.shape;
     // The branch of one tap is left out: folded, it adds to the first.
@@ -150,8 +152,8 @@ class ChelaBlock final : public SyntheticBlock {
     task_.layout = &plan.layout;
     task_.weights = &weights_;
     task_.scale = chela_scale(config, plan.shape.chela);
-    task_.x = input("chela/x", rows(1, s.channels), x_, host_memory());
-    task_.y = output(rows(1, s.channels), y_, host_memory());
+    task_.x = input("chela/x", rows(1, s.channels), x_, kernels.memory());
+    task_.y = output(rows(1, s.channels), y_, kernels.work_memory());
     task_.reproducible = config.reproducible;
   }
 
@@ -179,9 +181,9 @@ std::unique_ptr<MemoryBlock> make_memory_block(const BlockPlan& plan, const Synt
     return std::make_unique<SsmBlock>(plan, spec, config, rank, kernels.ssm().memory(), ledger);
   }
   if (std::holds_alternative<MambaParams>(plan.shape.mechanism)) {
-    return std::make_unique<MambaBlock>(plan, spec, config, rank, ledger);
+    return std::make_unique<MambaBlock>(plan, spec, config, rank, kernels.ssm(), ledger);
   }
-  return std::make_unique<ChelaBlock>(plan, spec, config, rank, ledger);
+  return std::make_unique<ChelaBlock>(plan, spec, config, rank, kernels.ssm(), ledger);
 }
 
 }  // namespace ringscan
