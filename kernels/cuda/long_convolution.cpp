@@ -15,9 +15,6 @@
 namespace ringscan::cuda {
 namespace {
 
-/// Of the device, for one convolution: enough to fill it, and little beside activations.
-constexpr std::int64_t kScratchBytes = std::int64_t{256} << 20;
-
 void require(bool holds, const char* wanted) {
   if (!holds) throw failure(std::string("cuda long convolution: ") + wanted);
 }
@@ -32,15 +29,16 @@ struct Group {
   std::int64_t pieces = 1;  ///< of each line; all of them where there is more than one line
 };
 
-Group group_of(const FftBlocks& blocks, std::int64_t tokens, std::int64_t width, std::int64_t channels) {
+Group group_of(const FftBlocks& blocks, std::int64_t tokens, std::int64_t width, std::int64_t channels,
+               std::int64_t scratch_bytes) {
   constexpr std::int64_t kFloat = sizeof(float), kComplex = sizeof(float2);
   const std::int64_t all_pieces = ceil_div(tokens, blocks.outputs);
   const std::int64_t spectrum = bins_of(blocks.length) * kComplex;
   // Signal and spectrum, and of cuFFT's work area about as much as one of them.
   const std::int64_t piece = blocks.length * kFloat + 2 * spectrum;
   const std::int64_t line = spectrum + (tokens + width - 1) * kFloat;
-  const std::int64_t most = kScratchBytes / (all_pieces * piece + line);
-  if (most < 1) return {1, std::clamp<std::int64_t>((kScratchBytes - line) / piece, 1, all_pieces)};
+  const std::int64_t most = scratch_bytes / (all_pieces * piece + line);
+  if (most < 1) return {1, std::clamp<std::int64_t>((scratch_bytes - line) / piece, 1, all_pieces)};
   // Groups of one size, since each goes through whole transforms.
   const std::int64_t groups = ceil_div(channels, std::min(most, channels));
   return {ceil_div(channels, groups), all_pieces};
@@ -97,11 +95,12 @@ class Transform {
 /// front on, width - 1 elements before the inputs of the same tokens, which the pieces behind still need.
 class CudaLongConvolution final : public LongConvolution {
  public:
-  CudaLongConvolution(std::int64_t tokens, std::int64_t width, std::int64_t channels, cudaStream_t stream)
+  CudaLongConvolution(std::int64_t tokens, std::int64_t width, std::int64_t channels, cudaStream_t stream,
+                      std::int64_t scratch_bytes)
       : tokens_(tokens),
         width_(width),
         blocks_(fft_blocks(tokens, width)),
-        group_(group_of(blocks_, tokens, width, channels)),
+        group_(group_of(blocks_, tokens, width, channels, scratch_bytes)),
         stream_(stream),
         memory_(stream),
         forward_(checked_length(), CUFFT_R2C, group_.lines * group_.pieces, stream),
@@ -254,12 +253,13 @@ class CudaLongConvolution final : public LongConvolution {
 }  // namespace
 
 std::unique_ptr<LongConvolution> make_long_convolution(std::int64_t tokens, std::int64_t width, std::int64_t channels,
-                                                       cudaStream_t stream) {
-  return std::make_unique<CudaLongConvolution>(tokens, width, channels, stream);
+                                                       cudaStream_t stream, std::int64_t scratch_bytes) {
+  return std::make_unique<CudaLongConvolution>(tokens, width, channels, stream, scratch_bytes);
 }
 
 std::int64_t convolution_lines(std::int64_t tokens, std::int64_t width) {
-  return group_of(fft_blocks(tokens, width), tokens, width, std::numeric_limits<std::int32_t>::max()).lines;
+  constexpr std::int64_t kAny = std::numeric_limits<std::int32_t>::max();
+  return group_of(fft_blocks(tokens, width), tokens, width, kAny, kConvolutionScratch).lines;
 }
 
 }  // namespace ringscan::cuda
