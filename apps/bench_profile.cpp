@@ -1,6 +1,7 @@
 #include "apps/bench_profile.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <memory>
@@ -10,6 +11,7 @@
 #include "apps/block_measurement.hpp"
 #include "apps/link_measurement.hpp"
 #include "apps/measurement.hpp"
+#include "comm/nccl_transport.hpp"
 #include "comm/solo_transport.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/linear_pass.hpp"
@@ -47,7 +49,10 @@ class ProfileBench {
     profile_.device = kernels_->device();
     profile_.cores = is_cuda ? job.ranks_on_node : processors;
     profile_.piece_keys = kernels_->piece_keys();
-    profile_.sends_from_shard = !kernels_->memory().is_host() && transport().carries(kernels_->memory());
+    // One rank has no way to others, but a job of more would have NCCL's.
+    const bool is_alone = job.transport.world_size() == 1;
+    profile_.sends_from_shard =
+        !kernels_->memory().is_host() && (is_alone ? has_nccl() : transport().carries(kernels_->memory()));
     profile_.linear_heads_a_state = static_cast<int>(std::min<std::size_t>(kernels_->linear().slots_a_state(), 65536));
     profile_.linear_keeps_summaries = kernels_->linear().keeps_summaries();
     profile_.memory_bytes = static_cast<double>(memory_bytes_);
@@ -174,11 +179,13 @@ class ProfileBench {
 
   void note_block(const BlockCost& cost) {
     const KernelCost& token = cost.token;
+    std::array<char, 32> reach{"all"};
+    if (cost.incoming_rows < 1e15) std::snprintf(reach.data(), reach.size(), "%.0f", cost.incoming_rows);
     say("%-16s %8lld %8d %12.2f %12.2f %14s %12.2f %9.3f  a token of all channels; %.0f %% behind the state, which "
-        "reaches %.0f tokens\n",
+        "reaches %s tokens\n",
         token.mechanism.c_str(), static_cast<long long>(token.head_dim), token.at_once, token.call_seconds * 1e6,
         token.row_seconds * 1e9, "", token.finish_row_seconds * 1e9, token.worst_fit, cost.behind * 100.0,
-        cost.incoming_rows);
+        reach.data());
     profile_.blocks.push_back(cost);
   }
 
@@ -285,6 +292,10 @@ class ProfileBench {
 
   /// Ranks lie node by node, so that the first ones share a node, and a ring of all leaves each node once.
   void measure_links() {
+    if (job_.transport.world_size() == 1) {
+      say("\nno links: one rank; plan wants --link.inside, and leaves packing keys out\n");
+      return;
+    }
     say("\n");
     const int near = std::min(job_.ranks_on_node, most_);
     if (near > 1) {
@@ -317,9 +328,6 @@ class ProfileBench {
 }  // namespace
 
 CostProfile bench_profile(Job& job, const BenchOptions& options) {
-  if (job.transport.world_size() < 2) {
-    throw bad_input("bench profile measures links too: want 2 ranks or more, as many as have a processor or GPU each");
-  }
   CostProfile profile = ProfileBench(job, options).run();
   if (options.file.empty()) return profile;
   std::vector<double> read, written;

@@ -21,6 +21,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kWantedEfficiency = 0.8;
+constexpr const char* kLinkForm = "MICROSECONDS,GB_A_SECOND";
 
 CostProfile read_profile(const PlanOptions& options) {
   std::ifstream file(options.profile);
@@ -28,7 +29,7 @@ CostProfile read_profile(const PlanOptions& options) {
   std::ostringstream text;
   text << file.rdbuf();
   CostProfile profile = parse_cost_profile(text.str(), options.profile);
-  if (options.inside) profile.inside = *options.inside;
+  if (options.inside) profile.inside = options.inside;
   if (options.between) profile.between = options.between;
   if (options.files) std::tie(profile.read_bytes_per_second, profile.write_bytes_per_second) = *options.files;
   return profile;
@@ -79,13 +80,18 @@ class Planner {
     shape.ranks_per_node = per_node_;
     shape.cores_per_node = cores_;
     shape.nics_per_node = options_.nics;
-    shape.inside = profile_.inside;
+    if (profile_.inside) {
+      shape.inside = *profile_.inside;
+    } else if (std::min(world, per_node_) > 1) {
+      throw bad_input("the profile has no link inside a node, as one rank measured it: want --link.inside " +
+                      std::string(kLinkForm));
+    }
     if (profile_.between) {
       shape.between = *profile_.between;
     } else if (shape.nodes() > 1) {
       throw bad_input(std::to_string(world) + " ranks on " + std::to_string(shape.nodes()) +
-                      " nodes: the profile has no link between nodes, want --link.between MICROSECONDS,GB_A_SECOND, or "
-                      "--ranks-per-node for ranks of one node");
+                      " nodes: the profile has no link between nodes, want --link.between " + kLinkForm +
+                      ", or --ranks-per-node for ranks of one node");
     }
     return shape;
   }

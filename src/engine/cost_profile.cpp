@@ -217,7 +217,7 @@ std::string to_json(const CostProfile& profile) {
             {"pack_bytes_per_second", profile.pack_bytes_per_second},
             {"sends_from_shard", profile.sends_from_shard},
             {"memory_bytes", profile.memory_bytes},
-            {"inside", json_of(profile.inside)},
+            {"inside", profile.inside ? json_of(*profile.inside) : Json()},
             {"between", profile.between ? json_of(*profile.between) : Json()},
             {"read_bytes_per_second", profile.read_bytes_per_second},
             {"write_bytes_per_second", profile.write_bytes_per_second},
@@ -243,7 +243,7 @@ CostProfile parse_cost_profile(const std::string& text, const std::string& sourc
     profile.pack_bytes_per_second = json.at("pack_bytes_per_second");
     profile.sends_from_shard = json.at("sends_from_shard");
     profile.memory_bytes = json.at("memory_bytes");
-    profile.inside = link_of(json.at("inside"));
+    if (!json.at("inside").is_null()) profile.inside = link_of(json.at("inside"));
     if (!json.at("between").is_null()) profile.between = link_of(json.at("between"));
     profile.read_bytes_per_second = json.at("read_bytes_per_second");
     profile.write_bytes_per_second = json.at("write_bytes_per_second");
@@ -253,7 +253,7 @@ CostProfile parse_cost_profile(const std::string& text, const std::string& sourc
     profile.linear_keeps_summaries = json.value("linear_keeps_summaries", false);
     for (const Json& cost : json.value("blocks", Json::array())) profile.blocks.push_back(block_of(cost));
     if (profile.cores < 1 || profile.linear_heads_a_state < 1 || profile.piece_keys < 64 ||
-        !(profile.exit_tile >= 1.0) || !(profile.pack_bytes_per_second > 0.0)) {
+        !(profile.exit_tile >= 1.0) || !(profile.pack_bytes_per_second >= 0.0)) {
       throw bad_input("cores, piece_keys, exit_tile, pack_bytes_per_second or linear_heads_a_state is out of range");
     }
     return profile;

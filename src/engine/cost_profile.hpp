@@ -77,13 +77,14 @@ struct LinkCost {
 struct CostProfile {
   std::string backend;  ///< "cpu", "cuda"
   std::string device;
-  int cores = 1;                     ///< processors (cpu) or GPUs (cuda) of a node: more ranks share them
-  std::int64_t piece_keys = 8192;    ///< Kernels::piece_keys()
-  double exit_tile = 64.0;           ///< rows and keys of a tile, as early exit sees them
-  double pack_bytes_per_second = 0;  ///< of keys and values on their way out, with the ring's buffers made
+  int cores = 1;                   ///< processors (cpu) or GPUs (cuda) of a node: more ranks share them
+  std::int64_t piece_keys = 8192;  ///< Kernels::piece_keys()
+  double exit_tile = 64.0;         ///< rows and keys of a tile, as early exit sees them
+  double pack_bytes_per_second =
+      0;  ///< of keys and values on their way out, with the ring's buffers made; 0: not measured
   bool sends_from_shard = false;     ///< where all KV heads of a shard travel at once, they are not packed
   double memory_bytes = 0.0;         ///< that a rank had; 0: not known
-  LinkCost inside;                   ///< between ranks of a node
+  std::optional<LinkCost> inside;    ///< between ranks of a node; none: measured by one rank
   std::optional<LinkCost> between;   ///< between nodes, one flow through one NIC
   double read_bytes_per_second = 0;  ///< of all ranks together; 0: not measured
   double write_bytes_per_second = 0;

@@ -183,7 +183,8 @@ class Predictor {
     ring.token_bytes = element * static_cast<double>(layer.head_dim + layer.v_dim);
     ring.cost = cost;
     const bool is_sent_in_place = request_.profile->sends_from_shard && group.kv_heads.size() == shard.kv_heads.size();
-    ring.pack_bytes_per_second = is_sent_in_place ? HUGE_VAL : request_.profile->pack_bytes_per_second;
+    const double packed = request_.profile->pack_bytes_per_second;
+    ring.pack_bytes_per_second = is_sent_in_place || packed == 0.0 ? HUGE_VAL : packed;
     ring.piece_keys = request_.profile->piece_keys;
     const std::optional<ReachModel> sticks = sticks_of(shard, pass);
     if (sticks) ring.sticks = &*sticks;

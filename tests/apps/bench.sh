@@ -91,6 +91,17 @@ else
   test $? -eq 2
 fi
 grep -q "the profile has no link between nodes" "$folder/error.txt"
+# One rank measures no links, and plan says so.
+"$program" bench profile --seq-len 128,512 --heads 2 --head-dim 32 --mechanisms softmax,linear,ssm --states 8 --profile "$folder/alone.json" > "$folder/profile.txt"
+grep -q "^no links: one rank" "$folder/profile.txt"
+"$program" plan "$folder/alone.json" --world 1,4 --ranks-per-node 2 --link.inside 5,10 --link.between 20,1 --seq-len 1K --heads 2 --head-dim 32 \
+  --mechanism ssm > "$folder/plan.txt"
+if "$program" plan "$folder/alone.json" --world 2 --ranks-per-node 2 --seq-len 1K --heads 2 --head-dim 32 --mechanism softmax 2> "$folder/error.txt"; then
+  exit 1
+else
+  test $? -eq 2
+fi
+grep -q "the profile has no link inside a node" "$folder/error.txt"
 if "$program" plan "$folder/profile.json" --world 2 --seq-len 1K --mechanism softmax 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi
 grep -q "the profile has no cost of softmax, float32, head_dim 64" "$folder/error.txt"
 if "$program" bench strong --ranks 2 --world 3 2> "$folder/error.txt"; then exit 1; else test $? -eq 2; fi

@@ -42,7 +42,7 @@ CostProfile make_profile() {
   profile.backend = "cpu";
   profile.device = "none";
   profile.pack_bytes_per_second = 1e10;
-  profile.inside = {1e-5, 1e9, 1.0};
+  profile.inside = LinkCost{1e-5, 1e9, 1.0};
   for (const char* name : {"softmax", "stick-breaking", "cog", "sparse-window", "sparse-topk", "linear"}) {
     profile.kernels.push_back(make_cost(name));
   }
@@ -268,7 +268,7 @@ TEST_CASE("head groups that are alike: the walked ones speak for the others") {
   CostProfile profile = make_profile();
   for (const int world : {2, 7, 16}) {
     for (const double rate : {1e9, 1e7}) {
-      profile.inside.bytes_per_second = rate;
+      profile.inside->bytes_per_second = rate;
       const LayerShape layer = make_layer(10007, 12, 6);
       const Prediction whole = predict_for(config, layer, world, profile, {}, 6);
       const Prediction part = predict_for(config, layer, world, profile);

@@ -51,7 +51,7 @@ CostProfile make_profile() {
   profile.backend = "cpu";
   profile.device = "none";
   profile.pack_bytes_per_second = 1e10;
-  profile.inside = {1e-5, 1e9, 1.0};
+  profile.inside = LinkCost{1e-5, 1e9, 1.0};
   for (const char* name : {"ssm", "mamba", "chela"}) {
     profile.blocks.push_back(make_cost(name, 128));
     profile.blocks.push_back(make_cost(name, 64));
@@ -129,7 +129,7 @@ TEST_CASE("a selective scan: every rank scans, states go up a logarithm of steps
   for (const int world : {1, 2, 8, 16}) {
     const Prediction found = predict_for(config_of(SsmParams{}), make_layer(16384), world, profile);
     const double tokens = 16384.0 / world;
-    const double hop = profile.inside.seconds(128 * 17 * 4);
+    const double hop = profile.inside->seconds(128 * 17 * 4);
     const double added = world > 1 ? std::min(tokens, 700.0) * 5e-7 : 0.0;
     CHECK(found.seconds == Approx(1e-4 + tokens * 1e-6 + std::log2(world) * hop + added));
     CHECK(found.compute_seconds == Approx(1e-4 + tokens * 1e-6 + added));
@@ -148,13 +148,13 @@ TEST_CASE("a selective scan: every rank scans, states go up a logarithm of steps
   in_order.reproducible = true;
   const Prediction found = predict_for(in_order, make_layer(16384), 4, profile);
   const double rank = 1e-4 + 4096e-6;
-  CHECK(found.seconds == Approx(rank + 3 * (rank / 8 + profile.inside.seconds(16 * 16 * 4))));
+  CHECK(found.seconds == Approx(rank + 3 * (rank / 8 + profile.inside->seconds(16 * 16 * 4))));
 }
 
 TEST_CASE("mamba: its halo and its scan are waited for, the rest is computed where it stands") {
   const CostProfile profile = make_profile();
   const Prediction found = predict_for(config_of(MambaParams{}), make_layer(16384), 4, profile);
-  const double halo = profile.inside.seconds(3 * 256 * 4), hop = profile.inside.seconds(256 * 17 * 4);
+  const double halo = profile.inside->seconds(3 * 256 * 4), hop = profile.inside->seconds(256 * 17 * 4);
   CHECK(found.seconds == Approx(halo + 1e-4 + 4096e-6 + 2 * hop + 700 * 5e-7));
   CHECK(predict_for(config_of(MambaParams{}), make_layer(16384), 1, profile).exposed_seconds == 0.0);
 }
@@ -164,8 +164,8 @@ TEST_CASE("chela: a halo where shards are long, an all-to-all where they are sho
   const auto linear_state = [](const RunPlan& plan) { return static_cast<double>(plan.blocks[0].state_bytes) / 2; };
   const RunConfig config = config_of(ChelaParams{});
   const RunPlan plan = plan_of(config, make_layer(16384), 4);
-  const double short_halo = profile.inside.seconds(3 * 128 * 4), long_halo = profile.inside.seconds(499 * 128 * 4);
-  const double hop = profile.inside.seconds(linear_state(plan));
+  const double short_halo = profile.inside->seconds(3 * 128 * 4), long_halo = profile.inside->seconds(499 * 128 * 4);
+  const double hop = profile.inside->seconds(linear_state(plan));
   // Two heads: the second one's sum is in hand while the first one's state is under way.
   const double sum = 4096e-7 / 2;
   REQUIRE(choose_long_conv(plan.blocks[0].layout, 500, false) == LongConvMethod::kHalo);
@@ -187,7 +187,7 @@ TEST_CASE("blocks beside heads, files beside blocks, and costs that are not ther
   config.blocks = {{SsmParams{}, {2, 3}}};
   const LayerShape layer = make_layer(4096);
   const RunPlan hybrid = plan_of(config, layer, 2);
-  const double block = 1e-4 + 2048e-6 + 700 * 5e-7 + profile.inside.seconds(64 * 17 * 4);
+  const double block = 1e-4 + 2048e-6 + 700 * 5e-7 + profile.inside->seconds(64 * 17 * 4);
   const double found = predict_for(config, layer, 2, profile).seconds;
   CHECK(found > block);
   CHECK(hybrid.memory.total() > 0);
