@@ -5,13 +5,11 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "engine/synthetic_activations.hpp"
 #include "engine/synthetic_blocks.hpp"
 
 namespace ringscan {
 namespace {
-
-/// Values that differ, as of MemoryJob. Odd, so that tokens do not repeat with it.
-constexpr std::size_t kDistinctValues = (std::size_t{1} << 24) - 3;
 
 /// What all three have: a rank's tokens of synthetic datasets.
 class SyntheticBlock : public MemoryBlock {
@@ -25,7 +23,7 @@ class SyntheticBlock : public MemoryBlock {
   /// An input of the rank's tokens. Values follow the rank's first token, so that other ranks have others.
   AnyView input(const char* dataset, const Shape4& shape, Buffer& buffer, MemorySpace& space) const {
     const auto count = static_cast<std::size_t>(element_count(shape));
-    std::vector<float> values(std::min(count, kDistinctValues));
+    std::vector<float> values(std::min(count, kDistinctSyntheticValues));
     fill_synthetic_block(spec_, 0, dataset, own_.begin * shape[2] * shape[3], values);
     buffer = Buffer(count * size_of(spec_.dtype), &space == &host_memory() ? ledger_ : nullptr, space);
     for (std::size_t at = 0; at < count; at += values.size()) {

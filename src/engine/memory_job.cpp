@@ -13,12 +13,8 @@ namespace {
 /// Streams of fill_normal, apart for each rank.
 enum Stream { kQ = 100, kK, kV, kDecay };
 
-/// Values that differ: drawing as many as a million tokens have would take minutes on one core. Odd, so that tokens do
-/// not repeat with it.
-constexpr std::size_t kDistinctValues = (std::size_t{1} << 24) - 3;
-
 Buffer normal_buffer(std::size_t count, ElementType type, int rank, Stream stream, MemoryLedger* ledger) {
-  std::vector<float> values(std::min(count, kDistinctValues));
+  std::vector<float> values(std::min(count, kDistinctSyntheticValues));
   fill_normal(0, rank, stream, 0, values);
   if (stream == kDecay) {
     for (float& value : values) value = -0.1f * std::abs(value);

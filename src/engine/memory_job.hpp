@@ -18,7 +18,8 @@
 namespace ringscan {
 
 /// A rank's share of a shard: q, k and v standard normal, log decays (Decay::kToken) -0.1 |normal|; made from the
-/// rank's number, so that another number of ranks has other values. Beyond 2^24 - 3 values of a tensor they repeat.
+/// rank's number, so that another number of ranks has other values. Beyond kDistinctSyntheticValues of a tensor they
+/// repeat.
 ShardInput make_synthetic_input(const RunConfig& config, const LayerShape& layer, const ShardPlan& shard, int rank,
                                 MemoryLedger* ledger);
 

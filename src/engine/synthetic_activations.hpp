@@ -2,6 +2,7 @@
 // Activations made from a seed: every element is a function of its place in the dataset, so that a file is the same
 // bit for bit for any number of ranks.
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -56,6 +57,10 @@ enum class SyntheticDataset { kQ, kK, kV, kLogDecay };
 /// [batch, seq, heads, dim], before they are rounded to the file's type.
 void fill_synthetic(const SyntheticSpec& spec, std::int64_t layer, SyntheticDataset dataset, std::int64_t first,
                     std::span<float> out);
+
+/// As many of a tensor in memory differ before they repeat: drawing a million tokens' takes minutes on one core. Odd,
+/// so that tokens do not repeat with it.
+inline constexpr std::size_t kDistinctSyntheticValues = (std::size_t{1} << 22) - 3;
 
 /// Standard normal values: elements [first, first + out.size()) of a stream that seed, layer and number tell apart.
 void fill_normal(std::uint64_t seed, std::int64_t layer, int stream, std::int64_t first, std::span<float> out);
