@@ -95,7 +95,7 @@ grep -q "the profile has no link between nodes" "$folder/error.txt"
 "$program" bench profile --seq-len 128,512 --heads 2 --head-dim 32 --mechanisms softmax,linear,ssm --states 8 --profile "$folder/alone.json" > "$folder/profile.txt"
 grep -q "^no links: one rank" "$folder/profile.txt"
 "$program" plan "$folder/alone.json" --world 1,4 --ranks-per-node 2 --link.inside 5,10 --link.between 20,1 --seq-len 1K --heads 2 --head-dim 32 \
-  --mechanism ssm > "$folder/plan.txt"
+  --mechanism ssm --states 8 > "$folder/plan.txt"
 if "$program" plan "$folder/alone.json" --world 2 --ranks-per-node 2 --seq-len 1K --heads 2 --head-dim 32 --mechanism softmax 2> "$folder/error.txt"; then
   exit 1
 else
