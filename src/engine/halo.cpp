@@ -1,33 +1,47 @@
 #include "engine/halo.hpp"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 namespace ringscan {
 namespace {
 
-using Message = std::vector<float>;
-
-Message pack(const TokenRows& own, const TokenRun& tokens) {
-  const std::int64_t row = own.rows.shape[3];
-  Message message;
-  message.reserve(static_cast<std::size_t>(own.rows.shape[0] * tokens.size() * row));
-  for (std::int64_t batch = 0; batch < own.rows.shape[0]; ++batch) {
-    for (std::int64_t token = tokens.begin; token < tokens.end; ++token) {
-      const float* from = own.rows.row(batch, token - own.tokens.begin, 0);
-      message.insert(message.end(), from, from + row);
-    }
-  }
-  return message;
+/// Rows that lie one behind the other go as they lie; others by way of a buffer.
+bool lie_together(const Shape4& shape, const Shape4& strides) {
+  return shape[0] == 1 && strides[1] == shape[3];
 }
 
-void unpack(const Message& message, const TokenRun& tokens, const TokenRun& halo_tokens,
-            const TensorView<float>& halo) {
+std::span<const float> outgoing(const TokenRows& own, const TokenRun& tokens, Buffer& packed) {
+  const std::int64_t row = own.rows.shape[3];
+  const auto count = static_cast<std::size_t>(own.rows.shape[0] * tokens.size() * row);
+  if (lie_together(own.rows.shape, own.rows.strides)) {
+    return {own.rows.row(0, tokens.begin - own.tokens.begin, 0), count};
+  }
+  packed = Buffer(count * sizeof(float));
+  float* to = packed.as<float>();
+  for (std::int64_t batch = 0; batch < own.rows.shape[0]; ++batch) {
+    for (std::int64_t token = tokens.begin; token < tokens.end; ++token, to += row) {
+      std::copy_n(own.rows.row(batch, token - own.tokens.begin, 0), row, to);
+    }
+  }
+  return {packed.as<float>(), count};
+}
+
+std::span<float> incoming(const TensorView<float>& halo, std::int64_t first_token, const TokenRun& tokens,
+                          Buffer& packed) {
+  const auto count = static_cast<std::size_t>(halo.shape[0] * tokens.size() * halo.shape[3]);
+  if (lie_together(halo.shape, halo.strides)) return {halo.row(0, tokens.begin - first_token, 0), count};
+  packed = Buffer(count * sizeof(float));
+  return {packed.as<float>(), count};
+}
+
+void unpack(const Buffer& packed, const TokenRun& tokens, std::int64_t first_token, const TensorView<float>& halo) {
   const std::int64_t row = halo.shape[3];
-  const float* from = message.data();
+  const float* from = packed.as<float>();
   for (std::int64_t batch = 0; batch < halo.shape[0]; ++batch) {
     for (std::int64_t token = tokens.begin; token < tokens.end; ++token, from += row) {
-      std::copy_n(from, row, halo.row(batch, token - halo_tokens.begin, 0));
+      std::copy_n(from, row, halo.row(batch, token - first_token, 0));
     }
   }
 }
@@ -64,29 +78,26 @@ std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const
       if (initial.data != nullptr) std::copy_n(initial.row(batch, schedule.halo.begin + i + width, 0), row, to);
     }
   }
-  std::vector<Message> sent, received;
-  for (const HaloPart& part : schedule.sends) sent.push_back(pack(own, part.tokens));
-  for (const HaloPart& part : schedule.receives) {
-    received.emplace_back(static_cast<std::size_t>(halo.shape[0] * part.tokens.size() * row));
-  }
+  std::vector<Buffer> sent(schedule.sends.size()), received(schedule.receives.size());
   std::size_t sent_bytes = 0;
   std::vector<Ticket> moving;
   for (std::size_t i = 0; i < sent.size(); ++i) {
     Transfer transfer;
     transfer.to_rank = schedule.sends[i].peer;
-    transfer.send = std::as_bytes(std::span(sent[i]));
+    transfer.send = std::as_bytes(outgoing(own, schedule.sends[i].tokens, sent[i]));
     sent_bytes += transfer.send.size();
     moving.push_back(transport.exchange(transfer));
   }
   for (std::size_t i = 0; i < received.size(); ++i) {
     Transfer transfer;
     transfer.from_rank = schedule.receives[i].peer;
-    transfer.receive = std::as_writable_bytes(std::span(received[i]));
+    transfer.receive =
+        std::as_writable_bytes(incoming(halo, schedule.halo.begin, schedule.receives[i].tokens, received[i]));
     moving.push_back(transport.exchange(transfer));
   }
   for (Ticket& ticket : moving) ticket.wait();
   for (std::size_t i = 0; i < received.size(); ++i) {
-    unpack(received[i], schedule.receives[i].tokens, schedule.halo, halo);
+    if (received[i].size_bytes() > 0) unpack(received[i], schedule.receives[i].tokens, schedule.halo.begin, halo);
   }
   return sent_bytes;
 }
