@@ -9,6 +9,7 @@
 
 #include "core/buffer.hpp"
 #include "core/error.hpp"
+#include "core/kept_blocks.hpp"
 
 namespace ringscan {
 namespace {
@@ -27,17 +28,55 @@ void advise_huge_pages(void* data, std::size_t bytes) {
   if (bytes >= kHugePage) ::madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 }
 
+void* allocate_block(std::size_t bytes) {
+  void* const data = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+  if (data != nullptr) advise_huge_pages(data, bytes);
+  return data;
+}
+
+void free_block(void* data, std::size_t bytes) {
+  ::operator delete(data, alignment_of(bytes));
+}
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t kMostKeptBytes = 0;  // who uses a block that was given up is to be found
+#else
+constexpr std::size_t kMostKeptBytes = std::size_t{1} << 30;
+#endif
+
+/// Never destroyed: buffers may outlive any other object.
+KeptBlocks& kept_blocks() {
+  static KeptBlocks& blocks = *new KeptBlocks(kMostKeptBytes, free_block);
+  return blocks;
+}
+
+bool is_worth_keeping(std::size_t bytes) {
+  return bytes >= kHugePage && kMostKeptBytes > 0;
+}
+
 }  // namespace
 
 void* HostMemory::allocate(std::size_t bytes) {
-  void* data = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+  const bool is_large = is_worth_keeping(bytes);
+  void* data = is_large ? kept_blocks().take(bytes) : nullptr;
+  if (data != nullptr) return data;
+  const std::size_t capacity = is_large ? KeptBlocks::capacity_of(bytes) : bytes;
+  data = allocate_block(capacity);
+  if (data == nullptr) {
+    kept_blocks().drop();
+    data = allocate_block(capacity);
+  }
   if (data == nullptr) throw failure("out of memory: could not allocate " + std::to_string(bytes) + " bytes");
-  advise_huge_pages(data, bytes);
+  if (is_large) kept_blocks().add(bytes);
   return data;
 }
 
 void HostMemory::release(void* data, std::size_t bytes) noexcept {
-  ::operator delete(data, alignment_of(bytes));
+  if (is_worth_keeping(bytes)) {
+    kept_blocks().give(data, bytes);
+  } else {
+    free_block(data, bytes);
+  }
 }
 
 void HostMemory::copy_out(void* to_host, const void* from, std::size_t bytes) {
