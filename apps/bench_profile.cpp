@@ -189,6 +189,11 @@ class ProfileBench {
     profile_.blocks.push_back(cost);
   }
 
+  static void sort(std::vector<SizeCorrection>& corrections) {
+    std::sort(corrections.begin(), corrections.end(),
+              [](const SizeCorrection& a, const SizeCorrection& b) { return a.call_seconds < b.call_seconds; });
+  }
+
   void measure_kernel(Transport& part, int at_once, const std::string& mechanism, std::int64_t head_dim) {
     // One kernel does both, with early exit and without: its cost is fitted to both.
     std::vector<std::string> variants{mechanism};
@@ -222,10 +227,13 @@ class ProfileBench {
           point.calls * cost.call_seconds + point.rows * cost.row_seconds + point.pairs * cost.pair_seconds;
       (exits[i] ? cost.exit_corrections : cost.corrections).push_back({fitted / point.calls, point.seconds / fitted});
     }
-    for (auto* corrections : {&cost.corrections, &cost.exit_corrections}) {
-      std::sort(corrections->begin(), corrections->end(),
-                [](const SizeCorrection& a, const SizeCorrection& b) { return a.call_seconds < b.call_seconds; });
+    sort(cost.corrections);
+    sort(cost.exit_corrections);
+    for (const KernelPoint& point : rests) {
+      const double fitted = rest.call_seconds + point.rows * rest.row_seconds;
+      if (fitted > 0.0 && point.seconds > 0.0) cost.rest_corrections.push_back({fitted, point.seconds / fitted});
     }
+    sort(cost.rest_corrections);
     cost.pass_seconds = rest.call_seconds;
     cost.finish_row_seconds = rest.row_seconds;
     if (mechanism == "linear") cost.state_row_seconds = measure_state(part, head_dim, cost);

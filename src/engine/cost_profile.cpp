@@ -61,7 +61,8 @@ Json json_of(const KernelCost& cost) {
           {"state_row_seconds", cost.state_row_seconds},
           {"worst_fit", cost.worst_fit},
           {"corrections", json_of(cost.corrections)},
-          {"exit_corrections", json_of(cost.exit_corrections)}};
+          {"exit_corrections", json_of(cost.exit_corrections)},
+          {"rest_corrections", json_of(cost.rest_corrections)}};
 }
 
 KernelCost kernel_of(const Json& json) {
@@ -82,6 +83,8 @@ KernelCost kernel_of(const Json& json) {
   }
   cost.corrections = corrections_of(json.at("corrections"));
   cost.exit_corrections = corrections_of(json.at("exit_corrections"));
+  cost.rest_corrections =
+      corrections_of(json.value("rest_corrections", Json::array()));  // none before there were these
   return cost;
 }
 
@@ -143,10 +146,7 @@ bool solve(const std::vector<std::array<double, 3>>& rows, unsigned chosen, std:
   return std::all_of(solution.begin(), solution.end(), [](double value) { return value >= 0.0; });
 }
 
-}  // namespace
-
-double KernelCost::corrected(double seconds, double calls, bool exits_early) const {
-  const std::vector<SizeCorrection>& by_size = exits_early ? exit_corrections : corrections;
+double correct(const std::vector<SizeCorrection>& by_size, double seconds, double calls) {
   if (by_size.empty() || seconds <= 0.0) return seconds;
   const double size = seconds / std::max(1.0, calls);
   const auto above = std::lower_bound(by_size.begin(), by_size.end(), size,
@@ -156,6 +156,16 @@ double KernelCost::corrected(double seconds, double calls, bool exits_early) con
   const SizeCorrection& below = *(above - 1);
   const double share = std::log(size / below.call_seconds) / std::log(above->call_seconds / below.call_seconds);
   return seconds * (below.ratio + share * (above->ratio - below.ratio));
+}
+
+}  // namespace
+
+double KernelCost::corrected(double seconds, double calls, bool exits_early) const {
+  return correct(exits_early ? exit_corrections : corrections, seconds, calls);
+}
+
+double KernelCost::rest_seconds(double rows) const {
+  return correct(rest_corrections, pass_seconds + rows * finish_row_seconds, 1.0);
 }
 
 std::string profile_name_of(const Mechanism& mechanism) {

@@ -37,9 +37,12 @@ struct KernelCost {
   double worst_fit = 0.0;                        ///< largest relative error of the fit, before it is corrected
   std::vector<SizeCorrection> corrections;       ///< ascending; empty: none
   std::vector<SizeCorrection> exit_corrections;  ///< likewise, where stick-breaking exits early
+  std::vector<SizeCorrection> rest_corrections;  ///< of what a pass takes beside its kernels
 
   /// `seconds` of so many calls, corrected: the ratio between measured sizes by the logarithm, at the ends as there.
   double corrected(double seconds, double calls, bool exits_early = false) const;
+  /// What a pass takes beside its kernels, for so many rows of heads; corrected.
+  double rest_seconds(double rows) const;
 };
 
 /// A block mechanism (ssm, mamba, chela), of so many channels: a rank that has the whole sequence takes

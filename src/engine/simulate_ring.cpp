@@ -73,8 +73,7 @@ class RingSimulation {
 
   void finish() {
     for (int rank = 0; rank < world_; ++rank) {
-      work_[place(rank)] = ring_.cost.pass_seconds + static_cast<double>(layout_.local_tokens(rank)) * ring_.heads *
-                                                         ring_.cost.finish_row_seconds;
+      work_[place(rank)] = ring_.cost.rest_seconds(static_cast<double>(layout_.local_tokens(rank)) * ring_.heads);
     }
     ranks_.pass_finish(work_);
   }

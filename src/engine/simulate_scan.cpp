@@ -160,8 +160,8 @@ void simulate_linear(const SimulatedLinear& linear, SimulatedRanks& ranks) {
   }
   simulate_scan(scan, ranks);
   for (std::size_t rank = 0; rank < finish.size(); ++rank) {
-    finish[rank] = cost.pass_seconds + static_cast<double>(linear.layout->local_tokens(static_cast<int>(rank))) *
-                                           linear.batch * linear.heads * cost.finish_row_seconds;
+    finish[rank] = cost.rest_seconds(static_cast<double>(linear.layout->local_tokens(static_cast<int>(rank))) *
+                                     linear.batch * linear.heads);
   }
   ranks.pass_finish(finish);
 }

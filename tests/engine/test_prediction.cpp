@@ -143,6 +143,7 @@ TEST_CASE("a profile is read as it was written; what it lacks is named") {
   profile.sends_from_shard = true;
   profile.kernels[0].at_once = 4;
   profile.kernels[1].exit_corrections = {{1e-4, 2.0}, {1e-2, 1.0}};
+  profile.kernels[1].rest_corrections = {{1e-3, 0.5}, {1e-1, 1.5}};
   profile.kernels.push_back(make_cost("softmax"));
   profile.kernels.back().pair_seconds = 7e-9;
   const CostProfile again = parse_cost_profile(to_json(profile), "p.json");
@@ -153,6 +154,18 @@ TEST_CASE("a profile is read as it was written; what it lacks is named") {
                     contains_text("no cost of softmax, bfloat16"));
   CHECK_THROWS_WITH(parse_cost_profile("{}", "p.json"), contains_text("p.json: is no profile"));
   CHECK_THROWS_AS(parse_cost_profile("{\"ringscan_profile\": 1", "p.json"), Error);
+}
+
+TEST_CASE("what a pass takes beside its kernels is corrected by its size") {
+  KernelCost cost;
+  cost.pass_seconds = 1e-4;
+  cost.finish_row_seconds = 1e-6;
+  CHECK(cost.rest_seconds(900.0) == Approx(1e-3));
+  cost.rest_corrections = {{1e-3, 0.5}, {1e-1, 1.5}};
+  CHECK(cost.rest_seconds(0.0) == Approx(0.5e-4));  // smaller than measured: as there
+  CHECK(cost.rest_seconds(900.0) == Approx(0.5e-3));
+  CHECK(cost.rest_seconds(9900.0) == Approx(1e-2));  // halfway between the two, by the logarithm
+  CHECK(cost.rest_seconds(999900.0) == Approx(1.5));
 }
 
 TEST_CASE("ranks that share processors take turns evenly") {
