@@ -15,6 +15,7 @@
 #include "apps/bench_sparse.hpp"
 #include "apps/bench_ssm.hpp"
 #include "apps/commands.hpp"
+#include "apps/measurement.hpp"
 #include "apps/peer_sgemm.hpp"
 #include "core/buffer.hpp"
 #include "core/error.hpp"
@@ -32,6 +33,7 @@ using Json = nlohmann::ordered_json;
 constexpr double kPeakSampleSeconds = 0.01;
 constexpr double kPeakIntervalSeconds = 0.2;
 constexpr double kLinearSampleSeconds = 0.5;
+constexpr std::int64_t kWarmUpTokens = 8192;
 
 /// Measures the FMA peak again and again while a kernel runs (and takes that time off it), since the clock of a shared
 /// or thermally limited processor moves within seconds.
@@ -61,12 +63,6 @@ class PeakSampler final : public Heartbeat {
   std::vector<double> peaks_;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
-}
-
 std::vector<float> normal_values(std::int64_t count, std::uint32_t seed) {
   std::mt19937 generator(seed);
   std::normal_distribution<float> normal;
@@ -78,7 +74,7 @@ std::vector<float> normal_values(std::int64_t count, std::uint32_t seed) {
 struct KernelFigures {
   double gflops = 0.0;
   double peak_gflops = 0.0;
-  double ratio = 0.0;
+  Quartiles ratio;
 };
 
 /// One head, one rank, causal, random normal input.
@@ -88,32 +84,38 @@ KernelFigures bench_kernel(Kernels& kernels, const Params& params, std::int64_t 
   const auto q = normal_values(seq_len * head_dim, 1);
   const auto k = normal_values(seq_len * head_dim, 2);
   const auto v = normal_values(seq_len * head_dim, 3);
-  const Shape4 shape{1, seq_len, 1, head_dim};
   const HeadSlot slot{0, 0};
-  AttendTask task;
-  task.q = dense_any_view(q.data(), ElementType::kFloat32, shape);
-  task.k = dense_any_view(k.data(), ElementType::kFloat32, shape);
-  task.v = dense_any_view(v.data(), ElementType::kFloat32, shape);
-  task.slots = {&slot, 1};
-  task.query_run = task.key_run = {0, seq_len};
-  task.band = band_of(params);
-  task.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  std::vector<double> rates, peaks, ratios;
-  for (int repeat = 0; repeat < repeats; ++repeat) {
+  const auto attend = [&](std::int64_t tokens, PeakSampler& sampler) {
+    const Shape4 shape{1, tokens, 1, head_dim};
+    AttendTask task;
+    task.q = dense_any_view(q.data(), ElementType::kFloat32, shape);
+    task.k = dense_any_view(k.data(), ElementType::kFloat32, shape);
+    task.v = dense_any_view(v.data(), ElementType::kFloat32, shape);
+    task.slots = {&slot, 1};
+    task.query_run = task.key_run = {0, tokens};
+    task.band = band_of(params);
+    task.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
     typename BlockOf<Params>::type block;
-    kernels.make(block, {1, seq_len, 1, head_dim}, nullptr);
-    PeakSampler sampler;
+    kernels.make(block, {1, tokens, 1, head_dim}, nullptr);
     sampler.sample();
     sampler.take_seconds();
     const ThreadStopwatch watch;
     const AttendStats stats = kernels.attend(task, params, block, sampler);
     const double seconds = watch.seconds() - sampler.take_seconds();
     sampler.sample();
+    return std::pair(stats, seconds);
+  };
+  PeakSampler warm_up;
+  attend(std::min(seq_len, kWarmUpTokens), warm_up);
+  std::vector<double> rates, peaks, ratios;
+  for (int repeat = 0; repeat < repeats; ++repeat) {
+    PeakSampler sampler;
+    const auto [stats, seconds] = attend(seq_len, sampler);
     rates.push_back(4.0 * static_cast<double>(head_dim) * static_cast<double>(stats.pairs) / seconds * 1e-9);
     peaks.push_back(sampler.mean_gflops());
     ratios.push_back(rates.back() / peaks.back());
   }
-  return {median(rates), median(peaks), median(ratios)};
+  return {quartiles(rates).median, quartiles(peaks).median, quartiles(ratios)};
 }
 
 /// As above for linear attention with a decay a token, whose work is a state of head_dim x head_dim and chunks, not
@@ -141,7 +143,7 @@ KernelFigures bench_linear(Kernels& kernels, std::int64_t seq_len, std::int64_t 
   const auto dim = static_cast<double>(head_dim);
   const double flops = linear_output_flops(static_cast<double>(seq_len), dim, dim);
   std::vector<double> rates, peaks, ratios;
-  for (int repeat = 0; repeat < repeats; ++repeat) {
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first is the warm-up
     LinearState state;
     kernels.linear().make(state, {1, 1, head_dim, head_dim, false}, nullptr);
     PeakSampler sampler;
@@ -155,11 +157,12 @@ KernelFigures bench_linear(Kernels& kernels, std::int64_t seq_len, std::int64_t 
     } while (watch.seconds() < kLinearSampleSeconds);
     const double seconds = watch.seconds() - sampler.take_seconds();
     sampler.sample();
+    if (repeat < 0) continue;
     rates.push_back(passes * flops / seconds * 1e-9);
     peaks.push_back(sampler.mean_gflops());
     ratios.push_back(rates.back() / peaks.back());
   }
-  return {median(rates), median(peaks), median(ratios)};
+  return {quartiles(rates).median, quartiles(peaks).median, quartiles(ratios)};
 }
 
 KernelFigures bench_mechanism(Kernels& kernels, const std::string& mechanism, std::int64_t seq_len,
@@ -184,16 +187,19 @@ bool is_sparse(const std::string& mechanism) {
 void bench_sparse_mechanisms(Kernels& kernels, const BenchOptions& options,
                              const std::function<void(const Json&)>& add_json) {
   if (std::none_of(options.mechanisms.begin(), options.mechanisms.end(), is_sparse)) return;
-  std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "n^0.7", "seq_len", "head_dim", "GFLOP/s", "dense then", "ratio");
+  std::printf("\n%-16s %10s %9s %12s %12s %8s %13s\n", "n^0.7", "seq_len", "head_dim", "GFLOP/s", "dense then", "ratio",
+              "quartiles");
   for (const std::string& mechanism : options.mechanisms) {
     if (!is_sparse(mechanism)) continue;
     const auto select = mechanism == "sparse-window" ? SparseSelect::kWindow : SparseSelect::kTopk;
     for (const std::int64_t seq_len : options.seq_lens) {
       for (const std::int64_t head_dim : options.head_dims) {
         const SparseFigures figures = bench_sparse(kernels, select, seq_len, head_dim, options.repeats);
-        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f", mechanism.c_str(), static_cast<long long>(seq_len),
-                    static_cast<long long>(head_dim), figures.gflops, figures.dense_gflops, figures.ratio);
-        if (figures.rounds > 0) std::printf("  (%d rounds, %.2f times its time)", figures.rounds, 1.0 / figures.ratio);
+        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f %6.3f-%6.3f", mechanism.c_str(),
+                    static_cast<long long>(seq_len), static_cast<long long>(head_dim), figures.gflops,
+                    figures.dense_gflops, figures.ratio.median, figures.ratio.first, figures.ratio.third);
+        if (figures.rounds > 0)
+          std::printf("  (%d rounds, %.2f times its time)", figures.rounds, 1.0 / figures.ratio.median);
         std::printf("\n");
         std::fflush(stdout);
         add_json({{"bench", "sparse"},
@@ -202,7 +208,8 @@ void bench_sparse_mechanisms(Kernels& kernels, const BenchOptions& options,
                   {"head_dim", head_dim},
                   {"gflops", figures.gflops},
                   {"dense_gflops", figures.dense_gflops},
-                  {"ratio", figures.ratio},
+                  {"ratio", figures.ratio.median},
+                  {"ratio_quartiles", {figures.ratio.first, figures.ratio.third}},
                   {"search_rounds", figures.rounds}});
       }
     }
@@ -212,13 +219,14 @@ void bench_sparse_mechanisms(Kernels& kernels, const BenchOptions& options,
 /// The selective scan is held against what binds it: its exponentials or its bytes, measured in turn.
 void bench_ssm_mechanism(const BenchOptions& options, const std::function<void(const Json&)>& add_json) {
   if (std::find(options.mechanisms.begin(), options.mechanisms.end(), "ssm") == options.mechanisms.end()) return;
-  std::printf("\n%-16s %10s %9s %12s %12s %12s %8s\n", "mechanism", "seq_len", "channels", "seconds", "exp alone",
-              "bytes alone", "ratio");
+  std::printf("\n%-16s %10s %9s %12s %12s %12s %8s %13s\n", "mechanism", "seq_len", "channels", "seconds", "exp alone",
+              "bytes alone", "ratio", "quartiles");
   for (const std::int64_t seq_len : options.seq_lens) {
     const SsmFigures figures = bench_ssm(seq_len, options.repeats);
-    std::printf("%-16s %10lld %9lld %12.3f %12.3f %12.3f %8.3f  (times the one that binds)\n", "ssm",
+    std::printf("%-16s %10lld %9lld %12.3f %12.3f %12.3f %8.3f %6.3f-%6.3f  (times the one that binds)\n", "ssm",
                 static_cast<long long>(seq_len), static_cast<long long>(kSsmBenchChannels), figures.seconds,
-                figures.exp_seconds, figures.memory_seconds, figures.ratio);
+                figures.exp_seconds, figures.memory_seconds, figures.ratio.median, figures.ratio.first,
+                figures.ratio.third);
     std::fflush(stdout);
     add_json({{"bench", "ssm"},
               {"seq_len", seq_len},
@@ -226,7 +234,8 @@ void bench_ssm_mechanism(const BenchOptions& options, const std::function<void(c
               {"seconds", figures.seconds},
               {"exp_seconds", figures.exp_seconds},
               {"memory_seconds", figures.memory_seconds},
-              {"ratio", figures.ratio}});
+              {"ratio", figures.ratio.median},
+              {"ratio_quartiles", {figures.ratio.first, figures.ratio.third}}});
   }
 }
 
@@ -297,14 +306,16 @@ int bench_command(Job& job, const BenchOptions& options) {
     std::printf("oneDNN sgemm %4lld^3 %26s %8.1f GFLOP/s\n", static_cast<long long>(size), "", *gflops);
     add_json({{"bench", "onednn-sgemm"}, {"size", size}, {"gflops", *gflops}});
   }
-  std::printf("\n%-16s %10s %9s %12s %12s %8s\n", "mechanism", "seq_len", "head_dim", "GFLOP/s", "peak then", "ratio");
+  std::printf("\n%-16s %10s %9s %12s %12s %8s %13s\n", "mechanism", "seq_len", "head_dim", "GFLOP/s", "peak then",
+              "ratio", "quartiles");
   for (const std::string& mechanism : options.mechanisms) {
     if (is_sparse(mechanism) || mechanism == "ssm") continue;
     for (const std::int64_t seq_len : options.seq_lens) {
       for (const std::int64_t head_dim : options.head_dims) {
         const KernelFigures figures = bench_mechanism(*kernels, mechanism, seq_len, head_dim, options.repeats);
-        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f\n", mechanism.c_str(), static_cast<long long>(seq_len),
-                    static_cast<long long>(head_dim), figures.gflops, figures.peak_gflops, figures.ratio);
+        std::printf("%-16s %10lld %9lld %12.1f %12.1f %8.3f %6.3f-%6.3f\n", mechanism.c_str(),
+                    static_cast<long long>(seq_len), static_cast<long long>(head_dim), figures.gflops,
+                    figures.peak_gflops, figures.ratio.median, figures.ratio.first, figures.ratio.third);
         std::fflush(stdout);
         add_json({{"bench", "kernel"},
                   {"mechanism", mechanism},
@@ -312,7 +323,8 @@ int bench_command(Job& job, const BenchOptions& options) {
                   {"head_dim", head_dim},
                   {"gflops", figures.gflops},
                   {"peak_gflops", figures.peak_gflops},
-                  {"ratio", figures.ratio}});
+                  {"ratio", figures.ratio.median},
+                  {"ratio_quartiles", {figures.ratio.first, figures.ratio.third}}});
       }
     }
   }

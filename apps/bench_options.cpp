@@ -129,7 +129,7 @@ const std::vector<OptionInfo>& bench_options() {
        "in turn "
        "softmax, stick-breaking, linear), ssm, mamba and chela (heads x head-dim channels), default "
        "softmax,stick-breaking,stick-dense,linear"},
-      {"repeats", "N", "timed runs; the median counts (default 3; others than kernels: 5, and no fewer)"},
+      {"repeats", "N", "timed runs behind a warm-up; the median counts (default 5; others than kernels: no fewer)"},
       {"world", "LIST",
        "comm, strong, weak, io: numbers of ranks, each at most the job's (default: powers of two, and all)"},
       {"heads", "N", "strong, weak, profile, io: query heads (default 3)"},
@@ -158,7 +158,6 @@ BenchOptions parse_bench(const std::vector<Setting>& settings) {
     }
   }
   if (options.what != "kernels") {
-    options.repeats = kFewestStudyRepeats;
     options.head_dims = {64};
     options.mechanisms = {"softmax", "stick-breaking", "stick-dense", "linear"};
   }

@@ -126,24 +126,20 @@ class SparseBench {
   int rounds_ = 0;
 };
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 }  // namespace
 
 SparseFigures bench_sparse(Kernels& kernels, SparseSelect select, std::int64_t seq_len, std::int64_t head_dim,
                            int repeats) {
   SparseBench bench(kernels, select, seq_len, head_dim);
   std::vector<double> rates, dense_rates, ratios;
-  for (int repeat = 0; repeat < repeats; ++repeat) {
+  // The bench computes 2^29 pairs at most, so that a warm-up as long as a repetition is affordable.
+  for (int repeat = -1; repeat < repeats; ++repeat) {
+    if (repeat == 0) rates.clear(), dense_rates.clear(), ratios.clear();
     dense_rates.push_back(bench.dense());
     rates.push_back(select == SparseSelect::kWindow ? bench.window() : bench.topk());
     ratios.push_back(rates.back() / dense_rates.back());
   }
-  return {median(rates), median(dense_rates), median(ratios), bench.rounds()};
+  return {quartiles(rates).median, quartiles(dense_rates).median, quartiles(ratios), bench.rounds()};
 }
 
 }  // namespace ringscan

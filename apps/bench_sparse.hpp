@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "apps/measurement.hpp"
 #include "kernels/kernels.hpp"
 
 namespace ringscan {
@@ -9,7 +10,7 @@ namespace ringscan {
 struct SparseFigures {
   double gflops = 0.0;  ///< window: of the kept pairs; top-k: of the dense pairs, so that rates compare as times do
   double dense_gflops = 0.0;  ///< softmax over all keys
-  double ratio = 0.0;         ///< median over the repeats of the one over the other
+  Quartiles ratio;            ///< over the repeats, of the one over the other
   int rounds = 0;             ///< top-k: of the search
 };
 

@@ -35,11 +35,6 @@ double measure_copy_rate(std::vector<float>& to, const std::vector<float>& from)
   return bytes / watch.seconds();
 }
 
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
-  return values[values.size() / 2];
-}
-
 }  // namespace
 
 SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
@@ -68,7 +63,10 @@ SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
   const double exponentials = elements * static_cast<double>(kStates + 2);
   const double bytes = (4.0 * elements + 2.0 * static_cast<double>(seq_len * kStates)) * sizeof(float);
   std::vector<double> seconds, exp_seconds, memory_seconds, ratios;
-  for (int repeat = 0; repeat < repeats; ++repeat) {
+  for (int repeat = -1; repeat < repeats; ++repeat) {
+    if (repeat == 0) {  // what came before was the warm-up
+      for (auto* figures : {&seconds, &exp_seconds, &memory_seconds, &ratios}) figures->clear();
+    }
     exp_seconds.push_back(exponentials / measure_exp_rate(kSampleSeconds));
     memory_seconds.push_back(bytes / measure_copy_rate(y, u));
     std::vector<float> h(a.size(), 0.0f);
@@ -78,7 +76,8 @@ SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
     seconds.push_back(watch.seconds());
     ratios.push_back(seconds.back() / std::max(exp_seconds.back(), memory_seconds.back()));
   }
-  return {median(seconds), median(exp_seconds), median(memory_seconds), median(ratios)};
+  return {quartiles(seconds).median, quartiles(exp_seconds).median, quartiles(memory_seconds).median,
+          quartiles(ratios)};
 }
 
 }  // namespace ringscan

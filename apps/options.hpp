@@ -40,7 +40,7 @@ struct BenchOptions {
   std::vector<std::int64_t> head_dims = {64, 128};
   std::vector<std::string> mechanisms = {"softmax",       "stick-breaking", "cog", "linear",
                                          "sparse-window", "sparse-topk",    "ssm"};
-  int repeats = 3;
+  int repeats = 5;
   std::vector<int> worlds;    ///< comm, strong, weak: numbers of ranks, ascending; empty: powers of two and all
   int heads = 3;              ///< strong, weak, profile, io
   int kv_heads = 3;           ///< divides heads
