@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "core/stopwatch.hpp"
+#include "engine/block_rows.hpp"
 
 namespace ringscan {
 namespace {
@@ -15,10 +16,6 @@ std::vector<int> iota_from(std::int64_t first, std::int64_t count) {
   std::vector<int> numbers(static_cast<std::size_t>(count));
   std::iota(numbers.begin(), numbers.end(), static_cast<int>(first));
   return numbers;
-}
-
-std::size_t floats_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(float);
 }
 
 class BlockJob {

@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/block_rows.hpp"
+
 namespace ringscan {
 namespace {
 
 std::int64_t most_lines(const SequenceLayout& layout, std::int64_t most_channels) {
   return (most_channels + layout.world_size() - 1) / layout.world_size();
-}
-
-std::size_t floats_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(float);
 }
 
 }  // namespace

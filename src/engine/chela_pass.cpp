@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/stopwatch.hpp"
+#include "engine/block_rows.hpp"
 #include "engine/halo.hpp"
 #include "engine/linear_pass.hpp"
 #include "engine/long_conv_pass.hpp"
@@ -11,10 +12,6 @@
 
 namespace ringscan {
 namespace {
-
-std::size_t floats_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(float);
-}
 
 class ChelaPass {
  public:
@@ -53,33 +50,20 @@ class ChelaPass {
 
  private:
   std::int64_t rows() const { return batch_ * tokens_; }
-  Buffer rows_buffer(std::int64_t row) const {
-    return Buffer(floats_bytes(rows() * row), ledger_for(space_, ledger_), space_);
-  }
-  /// The body's time, to where a device is through with it.
+  Buffer rows_buffer(std::int64_t row) const { return floats_buffer(rows() * row, space_, ledger_); }
   template <typename Body>
   void timed_to_end(Body&& body) {
-    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-    body();
-    backend_.ssm.settle(heartbeat_);
+    ringscan::timed_to_end(result_.compute_seconds, backend_.ssm, heartbeat_, body);
   }
   Shape4 shape(std::int64_t tokens, std::int64_t row) const { return {batch_, tokens, 1, row}; }
 
   template <typename Body>
   void for_chunks(Body&& body) {
-    for (std::int64_t batch = 0; batch < batch_; ++batch) {
-      for (std::int64_t begin = 0; begin < tokens_; begin += chunk_tokens_) {
-        body(batch, TokenRun{begin, std::min(tokens_, begin + chunk_tokens_)});
-        heartbeat_.beat();
-      }
-    }
+    ringscan::for_chunks(batch_, tokens_, chunk_tokens_, heartbeat_, body);
   }
 
   void load_x(std::int64_t batch, const TokenRun& chunk, float* to) {
-    AnyView x = task_.x.tokens(chunk.begin, chunk.size());
-    x.data = task_.x.row(batch, chunk.begin, 0);
-    x.shape[0] = 1;
-    backend_.ssm.convert(x, dense_any_view(static_cast<void*>(to), ElementType::kFloat32, x.shape));
+    load_rows(task_.x, batch, chunk, backend_.ssm, to);
   }
 
   /// z_ becomes silu(K_s * x).

@@ -6,6 +6,7 @@
 
 #include "core/stopwatch.hpp"
 #include "core/token_run.hpp"
+#include "engine/block_rows.hpp"
 #include "engine/channel_carrier.hpp"
 #include "engine/halo.hpp"
 
@@ -14,10 +15,6 @@ namespace {
 
 constexpr std::int64_t kMostDirectTaps = 64;
 constexpr std::int64_t kBlockBytes = std::int64_t{32} << 20;
-
-std::size_t floats_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(float);
-}
 
 /// Channels that go through the all-to-all together.
 std::int64_t block_channels(const SequenceLayout& layout, std::int64_t channels, std::int64_t width) {

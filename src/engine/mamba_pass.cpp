@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/stopwatch.hpp"
+#include "engine/block_rows.hpp"
 #include "engine/halo.hpp"
 #include "engine/placed_parameter.hpp"
 
@@ -14,10 +15,6 @@ struct ChannelRun {
   std::int64_t first = 0;
   std::int64_t count = 0;
 };
-
-std::size_t floats_bytes(std::int64_t count) {
-  return static_cast<std::size_t>(count) * sizeof(float);
-}
 
 class MambaPass {
  public:
@@ -65,13 +62,10 @@ class MambaPass {
   }
 
  private:
-  Buffer buffer(std::int64_t count) const { return Buffer(floats_bytes(count), ledger_for(space_, ledger_), space_); }
-  /// The body's time, to where a device is through with it.
+  Buffer buffer(std::int64_t count) const { return floats_buffer(count, space_, ledger_); }
   template <typename Body>
   void timed_to_end(Body&& body) {
-    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-    body();
-    kernels_.settle(heartbeat_);
+    ringscan::timed_to_end(result_.compute_seconds, kernels_, heartbeat_, body);
   }
 
   std::vector<ChannelRun> blocks() const {
@@ -84,21 +78,13 @@ class MambaPass {
 
   template <typename Body>
   void for_chunks(Body&& body) {
-    for (std::int64_t batch = 0; batch < batch_; ++batch) {
-      for (std::int64_t begin = 0; begin < tokens_; begin += chunk_tokens_) {
-        body(batch, TokenRun{begin, std::min(tokens_, begin + chunk_tokens_)});
-        heartbeat_.beat();
-      }
-    }
+    ringscan::for_chunks(batch_, tokens_, chunk_tokens_, heartbeat_, body);
   }
 
   /// The chunk's x as float32 rows.
   const float* load_x(std::int64_t batch, const TokenRun& chunk) {
     auto* rows = x_rows_.as<float>();
-    AnyView x = task_.x.tokens(chunk.begin, chunk.size());
-    x.data = task_.x.row(batch, chunk.begin, 0);
-    x.shape[0] = 1;
-    kernels_.convert(x, dense_any_view(x_rows_.data(), ElementType::kFloat32, x.shape));
+    load_rows(task_.x, batch, chunk, kernels_, rows);
     return rows;
   }
 
