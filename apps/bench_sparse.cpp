@@ -132,11 +132,12 @@ SparseFigures bench_sparse(Kernels& kernels, SparseSelect select, std::int64_t s
                            int repeats) {
   SparseBench bench(kernels, select, seq_len, head_dim);
   std::vector<double> rates, dense_rates, ratios;
-  // The bench computes 2^29 pairs at most, so that a warm-up as long as a repetition is affordable.
-  for (int repeat = -1; repeat < repeats; ++repeat) {
-    if (repeat == 0) rates.clear(), dense_rates.clear(), ratios.clear();
-    dense_rates.push_back(bench.dense());
-    rates.push_back(select == SparseSelect::kWindow ? bench.window() : bench.topk());
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first is the warm-up
+    const double dense = bench.dense();
+    const double rate = select == SparseSelect::kWindow ? bench.window() : bench.topk();
+    if (repeat < 0) continue;
+    dense_rates.push_back(dense);
+    rates.push_back(rate);
     ratios.push_back(rates.back() / dense_rates.back());
   }
   return {quartiles(rates).median, quartiles(dense_rates).median, quartiles(ratios), bench.rounds()};

@@ -63,18 +63,19 @@ SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
   const double exponentials = elements * static_cast<double>(kStates + 2);
   const double bytes = (4.0 * elements + 2.0 * static_cast<double>(seq_len * kStates)) * sizeof(float);
   std::vector<double> seconds, exp_seconds, memory_seconds, ratios;
-  for (int repeat = -1; repeat < repeats; ++repeat) {
-    if (repeat == 0) {  // what came before was the warm-up
-      for (auto* figures : {&seconds, &exp_seconds, &memory_seconds, &ratios}) figures->clear();
-    }
-    exp_seconds.push_back(exponentials / measure_exp_rate(kSampleSeconds));
-    memory_seconds.push_back(bytes / measure_copy_rate(y, u));
+  for (int repeat = -1; repeat < repeats; ++repeat) {  // the first is the warm-up
+    const double of_exponentials = exponentials / measure_exp_rate(kSampleSeconds);
+    const double of_bytes = bytes / measure_copy_rate(y, u);
     std::vector<float> h(a.size(), 0.0f);
     Heartbeat heartbeat;
     const ThreadStopwatch watch;
     kernels->scan(inputs, {nullptr, h.data()}, dense_view(y.data(), {1, seq_len, 1, kSsmBenchChannels}), heartbeat);
-    seconds.push_back(watch.seconds());
-    ratios.push_back(seconds.back() / std::max(exp_seconds.back(), memory_seconds.back()));
+    const double of_scan = watch.seconds();
+    if (repeat < 0) continue;
+    seconds.push_back(of_scan);
+    exp_seconds.push_back(of_exponentials);
+    memory_seconds.push_back(of_bytes);
+    ratios.push_back(of_scan / std::max(of_exponentials, of_bytes));
   }
   return {quartiles(seconds).median, quartiles(exp_seconds).median, quartiles(memory_seconds).median,
           quartiles(ratios)};
