@@ -73,9 +73,9 @@ class FarMemory final : public MemorySpace {
 };
 
 /// Linear attention's states and tensors are far, too.
-class FarLinear final : public LinearKernels {
+class FarLinear final : public ForwardingLinear {
  public:
-  FarLinear(const LinearKernels& inner, FarMemory& memory) : inner_(inner), memory_(memory) {}
+  FarLinear(const LinearKernels& inner, FarMemory& memory) : ForwardingLinear(inner), memory_(memory) {}
 
   MemorySpace& memory() const override { return memory_; }
   void make(LinearState& state, const LinearShape& shape, MemoryLedger*) const override {
@@ -83,10 +83,6 @@ class FarLinear final : public LinearKernels {
     Buffer far(state.data.size_bytes(), nullptr, memory_);
     if (far.size_bytes() > 0) memory_.copy_in(far.data(), state.data.data(), far.size_bytes());
     state.data = std::move(far);
-  }
-  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
-  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
-    return inner_.linear_scratch_bytes(shape);
   }
   std::size_t slots_a_state() const override { return 3; }
   bool keeps_summaries() const override { return true; }
@@ -99,16 +95,6 @@ class FarLinear final : public LinearKernels {
     if (static_cast<std::size_t>(state.shape.slots) > slots_a_state()) throw failure("a state of too many slots");
     if (task.summary != nullptr) keep_summary(task);
     inner_.advance(task, params, state, heartbeat);
-  }
-  void settle(Heartbeat& heartbeat) const override { inner_.settle(heartbeat); }
-  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
-  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
-            std::span<double> n) const override {
-    inner_.load(state, batch, slot, s, n);
-  }
-  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
-             std::span<const double> n) const override {
-    inner_.store(state, batch, slot, s, n);
   }
 
  private:
@@ -132,7 +118,6 @@ class FarLinear final : public LinearKernels {
     if (task.o.data == nullptr || found != wanted) throw failure("a summary of another run");
   }
 
-  const LinearKernels& inner_;
   FarMemory& memory_;
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/kernels.hpp"
+#include "kernels/linear_kernels.hpp"
 
 namespace ringscan::test {
 
@@ -78,6 +79,40 @@ class ForwardingKernels : public Kernels {
 
  private:
   std::unique_ptr<Kernels> inner_;
+};
+
+/// Likewise for linear attention; tensors come in the host's memory, whatever the others want. @pre `inner` outlives
+/// it.
+class ForwardingLinear : public LinearKernels {
+ public:
+  explicit ForwardingLinear(const LinearKernels& inner) : inner_(inner) {}
+
+  void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const override {
+    inner_.make(state, shape, ledger);
+  }
+  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
+  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
+    return inner_.linear_scratch_bytes(shape);
+  }
+  std::size_t slots_a_state() const override { return inner_.slots_a_state(); }
+  bool keeps_summaries() const override { return inner_.keeps_summaries(); }
+  void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
+               Heartbeat& heartbeat) const override {
+    inner_.advance(task, params, state, heartbeat);
+  }
+  void settle(Heartbeat& heartbeat) const override { inner_.settle(heartbeat); }
+  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
+  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
+            std::span<double> n) const override {
+    inner_.load(state, batch, slot, s, n);
+  }
+  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
+             std::span<const double> n) const override {
+    inner_.store(state, batch, slot, s, n);
+  }
+
+ protected:
+  const LinearKernels& inner_;
 };
 
 }  // namespace ringscan::test

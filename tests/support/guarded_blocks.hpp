@@ -12,8 +12,8 @@
 #include "core/error.hpp"
 #include "core/memory_space.hpp"
 #include "kernels/chela_kernels.hpp"
-#include "kernels/linear_kernels.hpp"
 #include "kernels/ssm_kernels.hpp"
+#include "tests/support/forwarding_kernels.hpp"
 
 namespace ringscan::test {
 
@@ -180,34 +180,17 @@ class GuardedChela final : public ChelaKernels {
 };
 
 /// Tensors are guarded; states are the host's.
-class GuardedLinear final : public LinearKernels {
+class GuardedLinear final : public ForwardingLinear {
  public:
-  GuardedLinear(const LinearKernels& inner, GuardedMemory& memory) : inner_(inner), memory_(memory) {}
+  GuardedLinear(const LinearKernels& inner, GuardedMemory& memory) : ForwardingLinear(inner), memory_(memory) {}
 
-  void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const override {
-    inner_.make(state, shape, ledger);
-  }
-  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
-  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
-    return inner_.linear_scratch_bytes(shape);
-  }
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                Heartbeat& heartbeat) const override {
     const GuardedMemory::Opened opened(memory_);
     inner_.advance(task, params, state, heartbeat);
   }
-  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
-  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
-            std::span<double> n) const override {
-    inner_.load(state, batch, slot, s, n);
-  }
-  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
-             std::span<const double> n) const override {
-    inner_.store(state, batch, slot, s, n);
-  }
 
  private:
-  const LinearKernels& inner_;
   GuardedMemory& memory_;
 };
 

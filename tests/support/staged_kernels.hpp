@@ -65,19 +65,10 @@ class Staged {
   std::deque<Copy> copies_;
 };
 
-class StagedLinear final : public LinearKernels {
+class StagedLinear final : public ForwardingLinear {
  public:
-  explicit StagedLinear(const LinearKernels& inner) : inner_(inner) {}
+  explicit StagedLinear(const LinearKernels& inner) : ForwardingLinear(inner) {}
 
-  void make(LinearState& state, const LinearShape& shape, MemoryLedger* ledger) const override {
-    inner_.make(state, shape, ledger);
-  }
-  std::size_t state_bytes(const LinearShape& shape) const override { return inner_.state_bytes(shape); }
-  std::size_t linear_scratch_bytes(const LinearShape& shape) const override {
-    return inner_.linear_scratch_bytes(shape);
-  }
-  std::size_t slots_a_state() const override { return inner_.slots_a_state(); }
-  bool keeps_summaries() const override { return inner_.keeps_summaries(); }
   void advance(const LinearTask& task, const LinearParams& params, LinearState& state,
                Heartbeat& heartbeat) const override {
     Staged inputs(inner_.memory()), outputs(inner_.memory());
@@ -90,18 +81,6 @@ class StagedLinear final : public LinearKernels {
     inner_.advance(there, params, state, heartbeat);
     outputs.bring_back();
   }
-  void join(LinearState& near, const LinearState& far) const override { inner_.join(near, far); }
-  void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,
-            std::span<double> n) const override {
-    inner_.load(state, batch, slot, s, n);
-  }
-  void store(LinearState& state, std::int64_t batch, std::int64_t slot, std::span<const double> s,
-             std::span<const double> n) const override {
-    inner_.store(state, batch, slot, s, n);
-  }
-
- private:
-  const LinearKernels& inner_;
 };
 
 class StagedKernels final : public ForwardingKernels {
