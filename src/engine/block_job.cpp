@@ -235,7 +235,7 @@ void BlockJob::run_mamba() {
                              context_.kernels->memory());
   const Shape4 out_shape{shape_.batch, run_.size(), 1, m.d_out};
   MemorySpace& space = context_.kernels->work_memory();
-  Buffer y(floats_bytes(element_count(out_shape)), ledger_for(space, context_.ledger), space);
+  Buffer y = floats_buffer(element_count(out_shape), space, context_.ledger);
   task.out = dense_view(y.as<float>(), out_shape);
   if (context_.initial_state != nullptr) task.initial = {initial_h.data(), initial_conv.data()};
   if (wants_state) task.final = {h.data(), conv.data()};

@@ -91,7 +91,7 @@ class LongConvPass {
 
   void convolve_directly() {
     MemorySpace& space = kernels_.work_memory();
-    Buffer out(floats_bytes(batch_ * tokens_ * channels_), ledger_for(space, ledger_), space);
+    Buffer out = floats_buffer(batch_ * tokens_ * channels_, space, ledger_);
     if (tokens_ == 0) return;
     PlainConvTask conv;
     conv.halo = halo();
