@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/ring_task.hpp"
 #include "engine/synthetic_activations.hpp"
 #include "engine/synthetic_plan.hpp"
 
@@ -110,17 +111,7 @@ void MemoryJob::run_shard(const ShardPlan& plan, Shard& shard, RingPassResult& r
         result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
         continue;
       }
-      RingPassTask task;
-      task.layout = &plan.layout;
-      task.mechanism = pass.mechanism;
-      task.scale = pass.scale;
-      task.key_block = plan_.key_block;
-      task.piece_keys = kernels_.piece_keys();
-      task.q = here.q();
-      task.k = here.k();
-      task.v = here.v();
-      task.slots = slots;
-      task.o = out.o();
+      const RingPassTask task = ring_task(config_, plan_, plan, pass, slots, here, out, kernels_);
       result += run_ring_pass(task, transport_, kernels_, &ledger_);
     }
   }

@@ -6,6 +6,7 @@
 
 #include "core/stopwatch.hpp"
 #include "engine/linear_layer.hpp"
+#include "engine/ring_task.hpp"
 #include "kernels/linear_kernels.hpp"
 
 namespace ringscan {
@@ -214,7 +215,7 @@ void RunJob::run_group(const ShardPlan& shard, const PassPlan& pass, const HeadG
                                &output.states};
     add_result(run_linear_group(task, transport_, kernels_.linear(), &ledger_, on_progress));
   } else {
-    RingPassTask task = ring_task(shard, pass, slots, arrived.resident, *resident);
+    RingPassTask task = ring_task(config_, plan_, shard, pass, slots, arrived.resident, *resident, kernels_);
     StreamedContext context(earlier_.segments(layer), group.kv_heads, plan_.context_block, !config_.allow_nonfinite,
                             queue, &ledger_);
     if (context.tokens() > 0) task.context = &context;
@@ -222,26 +223,6 @@ void RunJob::run_group(const ShardPlan& shard, const PassPlan& pass, const HeadG
     report_.context_blocks += context.figures();
   }
   behind_ += share;
-}
-
-RingPassTask RunJob::ring_task(const ShardPlan& shard, const PassPlan& pass, std::span<const HeadSlot> slots,
-                               const ResidentInput& input, const ResidentOutput& output) const {
-  RingPassTask task;
-  task.layout = &shard.layout;
-  task.mechanism = pass.mechanism;
-  task.scale = pass.scale;
-  task.key_block = plan_.key_block;
-  task.piece_keys = kernels_.piece_keys();
-  task.q = input.q();
-  task.k = input.k();
-  task.v = input.v();
-  task.slots = slots;
-  task.o = output.o();
-  task.statistic = has_lse(pass.mechanism) ? output.lse() : output.remainder();
-  task.wants_kept_mass = config_.want_kept_mass;
-  task.kept_mass = output.kept_mass();
-  task.remainder_value = input.remainder_value();
-  return task;
 }
 
 void RunJob::add_result(const RingPassResult& result) {

@@ -4,7 +4,6 @@
 #include <future>
 #include <optional>
 #include <set>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -89,9 +88,6 @@ class RunJob {
   /// `resident`: where rows go that do not go to the output itself.
   void run_group(const ShardPlan& shard, const PassPlan& pass, const HeadGroup& group, const Arrived& arrived,
                  ShardOutput& output, const ResidentOutput* resident, IoQueue& queue);
-
-  RingPassTask ring_task(const ShardPlan& shard, const PassPlan& pass, std::span<const HeadSlot> slots,
-                         const ResidentInput& input, const ResidentOutput& output) const;
 
   void add_result(const RingPassResult& result);
 
