@@ -2,75 +2,15 @@
 // The CPU's kernels behind a memory of their own: what the engine has to do for a device, without one. Tensors that lie
 // elsewhere are an error.
 
-#include <map>
 #include <memory>
-#include <mutex>
 #include <utility>
 
 #include "core/error.hpp"
 #include "kernels/linear_kernels.hpp"
+#include "tests/support/far_memory.hpp"
 #include "tests/support/forwarding_kernels.hpp"
 
 namespace ringscan::test {
-
-/// Counts what it gives out, poisons it, and knows it again.
-class FarMemory final : public MemorySpace {
- public:
-  explicit FarMemory(bool has_queue = false) : has_queue_(has_queue) {}
-
-  std::string_view name() const override { return "far"; }
-  bool is_host() const override { return false; }
-  void* allocate(std::size_t bytes) override {
-    void* data = host_memory().allocate(bytes);
-    std::fill_n(static_cast<unsigned char*>(data), bytes, static_cast<unsigned char>(0xff));  // NaN in every type
-    const std::lock_guard lock(mutex_);
-    blocks_[data] = bytes;
-    return data;
-  }
-  void release(void* data, std::size_t bytes) noexcept override {
-    {
-      const std::lock_guard lock(mutex_);
-      blocks_.erase(data);
-    }
-    host_memory().release(data, bytes);
-  }
-  void copy_in(void* to, const void* from, std::size_t bytes) override {
-    require(to, bytes, true);
-    host_memory().copy_in(to, from, bytes);
-  }
-  void copy_out(void* to, const void* from, std::size_t bytes) override {
-    require(from, bytes, true);
-    host_memory().copy_out(to, from, bytes);
-  }
-  void fill_zero(void* data, std::size_t bytes) override { host_memory().fill_zero(data, bytes); }
-  void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
-                 std::size_t rows) override {
-    require(to, row_bytes, true);
-    require(from, row_bytes, true);
-    host_memory().copy_rows(to, to_pitch, from, from_pitch, row_bytes, rows);
-  }
-  /// All is done when a call returns, but callers go the way of a queue where a transport carries this memory.
-  void* work_queue() const override { return has_queue_ ? const_cast<FarMemory*>(this) : nullptr; }
-  std::size_t free_bytes() const override { return std::size_t{1} << 40; }
-  std::size_t peak_bytes() const override { return 1; }
-
-  void require(const void* data, std::size_t bytes, bool is_here) const {
-    if (bytes == 0 || data == nullptr) return;
-    const std::lock_guard lock(mutex_);
-    const auto* first = static_cast<const unsigned char*>(data);
-    bool found = false;
-    for (const auto& [begin, size] : blocks_) {
-      const auto* block = static_cast<const unsigned char*>(begin);
-      found |= std::less_equal<>()(block, first) && std::less_equal<>()(first + bytes, block + size);
-    }
-    if (found != is_here) throw failure(is_here ? "a tensor is not in far memory" : "a tensor is in far memory");
-  }
-
- private:
-  bool has_queue_;
-  mutable std::mutex mutex_;  // a shard's way in and out is another thread's
-  std::map<const void*, std::size_t> blocks_;
-};
 
 /// Linear attention's states and tensors are far, too.
 class FarLinear final : public ForwardingLinear {
