@@ -1,6 +1,7 @@
 #include "engine/halo.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <span>
 #include <vector>
 
@@ -100,6 +101,45 @@ std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const
     if (received[i].size_bytes() > 0) unpack(received[i], schedule.receives[i].tokens, schedule.halo.begin, halo);
   }
   return sent_bytes;
+}
+
+// Transfer i of every rank takes batch item i on to the next rank with tokens and in from the one before: it needs the
+// neighbours' transfers i, and none else. So all transfers in the order of i agree with every rank's own order, which
+// NCCL asks for, and no ranks wait for each other in a circle: the first rank with tokens only sends, the last one only
+// receives, ranks without tokens are nobody's neighbours. Both sides of a transfer are under way at once; as two
+// transfers, one behind the other on a stream, a rank's sending would wait for its receiving, and so from rank to rank.
+MovingHalo::MovingHalo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<float>& halo,
+                       Transport& transport) {
+  assert(schedule.sends.size() <= 1 && schedule.receives.size() <= 1);
+  if (schedule.sends.empty() && schedule.receives.empty()) return;
+  const std::int64_t row = own.rows.shape[3];
+  for (std::int64_t batch = 0; batch < own.rows.shape[0]; ++batch) {
+    Transfer transfer;
+    for (const HaloPart& part : schedule.sends) {
+      transfer.to_rank = part.peer;
+      transfer.send = std::as_bytes(std::span(own.rows.row(batch, part.tokens.begin - own.tokens.begin, 0),
+                                              static_cast<std::size_t>(part.tokens.size() * row)));
+    }
+    for (const HaloPart& part : schedule.receives) {
+      transfer.from_rank = part.peer;
+      transfer.receive = std::as_writable_bytes(std::span(halo.row(batch, part.tokens.begin - schedule.halo.begin, 0),
+                                                          static_cast<std::size_t>(part.tokens.size() * row)));
+    }
+    sent_bytes_ += transfer.send.size();
+    moving_.push_back(transport.exchange(transfer));
+  }
+}
+
+void MovingHalo::order() {
+  for (Ticket& ticket : moving_) ticket.order();
+}
+
+void MovingHalo::beat() {
+  for (Ticket& ticket : moving_) ticket.poll();
+}
+
+void MovingHalo::wait() {
+  for (Ticket& ticket : moving_) ticket.wait();
 }
 
 void last_rows(const HaloSchedule& schedule, const TensorView<const float>& halo, const TokenRows& own,

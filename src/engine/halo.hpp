@@ -2,11 +2,13 @@
 // Carries the inputs before a rank's tokens over a transport, as the halo schedule says.
 
 #include <cstddef>
+#include <vector>
 
 #include "comm/halo_schedule.hpp"
 #include "comm/transport.hpp"
 #include "core/buffer.hpp"
 #include "core/tensor_view.hpp"
+#include "kernels/kernels.hpp"
 
 namespace ringscan {
 
@@ -27,6 +29,29 @@ TokenRows tail_on_host(const TokenRows& own, std::int64_t width, MemorySpace& sp
 /// receives nothing and has no `initial` may have no halo (data == nullptr): it would be zeros.
 std::size_t carry_halo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<const float>& initial,
                        const TensorView<float>& halo, Transport& transport);
+
+/// A halo on its way from the memory it lies in to the like of another rank, one message a batch item. Beats look for
+/// failures while a device waits for it.
+class MovingHalo final : public Heartbeat {
+ public:
+  /// Starts what carry_halo() moves, the rows before token 0 apart: those are left as they are. `own` and `halo` lie in
+  /// memory that the transport carries, the rows of a batch item side by side, and stay in use until wait(); a rank
+  /// that receives nothing may have no halo. @pre no shard with tokens is shorter than the halo, unless it is the only
+  /// rank: a halo comes from one rank at most, whole, and goes to one at most.
+  MovingHalo(const HaloSchedule& schedule, const TokenRows& own, const TensorView<float>& halo, Transport& transport);
+
+  std::size_t sent_bytes() const { return sent_bytes_; }
+  /// See Ticket::order(): what is given to the work queue from now on may read the halo, and overwrite `own`.
+  void order();
+  /// @throws Error(kFailure) where a rank has failed.
+  void beat() override;
+  /// @throws Error(kFailure) where a rank has failed.
+  void wait();
+
+ private:
+  std::vector<Ticket> moving_;  // by batch item
+  std::size_t sent_bytes_ = 0;
+};
 
 /// The last `width` rows up to the end of `own`, of which the first ones may be in the halo: `last` [batch, width, 1,
 /// row]. @pre own.tokens is not empty and ends where the rank's tokens end; the halo is `width` wide.

@@ -44,7 +44,8 @@ class LongConvPass {
         batch_(task.values.shape[0]),
         tokens_(task.values.shape[1]),
         channels_(task.values.shape[3]),
-        before_(task.width - 1) {}
+        before_(task.width - 1),
+        space_(kernels.work_memory()) {}
 
   LongConvResult run() {
     if (task_.layout->seq_len() == 0 || channels_ == 0) return result_;
@@ -54,6 +55,10 @@ class LongConvPass {
         timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_directly(); });
         break;
       case LongConvMethod::kHalo:
+        if (!space_.is_host() && transport_.carries(space_)) {
+          convolve_own_there();
+          break;
+        }
         carry(false);
         timed(result_.compute_seconds, SpanKind::kCompute, [&] { convolve_own(); });
         break;
@@ -72,17 +77,19 @@ class LongConvPass {
     if (wants_zeros || task_.past.data != nullptr || !schedule.receives.empty()) {
       halo_ = Buffer(floats_bytes(batch_ * before_ * channels_), ledger_);
     }
-    TokenRows own;
-    own.tokens = task_.layout->chunks(transport_.rank())[0].run;
-    own.rows = {task_.values.data, task_.values.shape, task_.values.strides};
+    TokenRows own = own_rows();
     Buffer tail;
     const AddSeconds adder(result_.exposed_seconds);
-    if (!schedule.sends.empty()) own = tail_on_host(own, before_, kernels_.work_memory(), ledger_, tail);
+    if (!schedule.sends.empty()) own = tail_on_host(own, before_, space_, ledger_, tail);
     result_.sent_bytes +=
         carry_halo(schedule, own, task_.past,
                    dense_view(halo_.as<float>(), {batch_, schedule.halo.size(), 1, channels_}), transport_);
   }
 
+  TokenRows own_rows() const {
+    return {task_.layout->chunks(transport_.rank())[0].run,
+            {task_.values.data, task_.values.shape, task_.values.strides}};
+  }
   TensorView<const float> halo() const { return dense_view(halo_.as<float>(), {batch_, before_, 1, channels_}); }
   void settle() const {
     Heartbeat heartbeat;
@@ -90,8 +97,7 @@ class LongConvPass {
   }
 
   void convolve_directly() {
-    MemorySpace& space = kernels_.work_memory();
-    Buffer out = floats_buffer(batch_ * tokens_ * channels_, space, ledger_);
+    Buffer out = floats_buffer(batch_ * tokens_ * channels_, space_, ledger_);
     if (tokens_ == 0) return;
     PlainConvTask conv;
     conv.halo = halo();
@@ -101,8 +107,8 @@ class LongConvPass {
     conv.width = task_.width;
     kernels_.convolve(conv);
     const std::size_t row_bytes = floats_bytes(channels_);
-    space.copy_rows(task_.values.data, row_bytes, out.data(), row_bytes, row_bytes,
-                    static_cast<std::size_t>(batch_ * tokens_));
+    space_.copy_rows(task_.values.data, row_bytes, out.data(), row_bytes, row_bytes,
+                     static_cast<std::size_t>(batch_ * tokens_));
     settle();
   }
 
@@ -111,6 +117,45 @@ class LongConvPass {
     if (tokens_ == 0) return;
     kernels_.plan_convolution(tokens_, task_.width, channels_)->run(RowsConvTask{halo(), task_.values, task_.taps});
     settle();
+  }
+
+  /// Where the halo is to lie in work memory: of the first tokens' rank what stands before the sequence, copied there.
+  void place_halo(const HaloSchedule& schedule) {
+    const bool has_past = schedule.receives.empty() && task_.past.data != nullptr;
+    if (schedule.receives.empty() && !has_past) return;  // zeros need no memory
+    halo_ = floats_buffer(batch_ * before_ * channels_, space_, ledger_);
+    for (std::int64_t batch = 0; batch < batch_ && has_past; ++batch) {
+      const std::int64_t item = before_ * channels_;
+      space_.copy_in(halo_.as<float>() + batch * item, task_.past.row(batch, 0, 0), floats_bytes(item));
+    }
+  }
+
+  /// Likewise without the host: the halo goes from work memory to work memory, and where that has a queue, the queue
+  /// alone waits for it.
+  void convolve_own_there() {
+    if (tokens_ == 0) return;
+    // Made first and given up last: either may wait for the device, which does not end by itself where a rank fails
+    // while its halo is wanted.
+    const auto plan = timed(result_.compute_seconds, SpanKind::kCompute,
+                            [&] { return kernels_.plan_convolution(tokens_, task_.width, channels_); });
+    const HaloSchedule schedule = make_halo_schedule(*task_.layout, transport_.rank(), before_);
+    std::optional<MovingHalo> moving;
+    timed(result_.exposed_seconds, [&] {
+      place_halo(schedule);
+      moving.emplace(schedule, own_rows(), dense_view(halo_.as<float>(), {batch_, before_, 1, channels_}), transport_);
+    });
+    result_.sent_bytes += moving->sent_bytes();
+    // What a queue waits for is counted there, see below.
+    const bool has_queue = space_.work_queue() != nullptr;
+    timed(has_queue ? result_.compute_seconds : result_.exposed_seconds, [&] { moving->order(); });
+    timed(result_.compute_seconds, SpanKind::kCompute, [&] {
+      plan->run(RowsConvTask{halo(), task_.values, task_.taps});
+      kernels_.settle(*moving);
+    });
+    timed(result_.exposed_seconds, [&] { moving->wait(); });
+    const double waited = transport_.take_queue_seconds();
+    result_.exposed_seconds += waited;
+    result_.compute_seconds -= waited;
   }
 
   void convolve_whole() {
@@ -171,7 +216,8 @@ class LongConvPass {
   std::int64_t tokens_;
   std::int64_t channels_;
   std::int64_t before_;
-  Buffer halo_;  // [batch, width - 1, channels]
+  MemorySpace& space_;  // of the values
+  Buffer halo_;         // [batch, width - 1, channels]
   LongConvResult result_;
 };
 
@@ -205,7 +251,8 @@ std::size_t long_conv_pass_bytes(const SequenceLayout& layout, std::int64_t batc
                                  std::int64_t width, bool reproducible, const ChelaKernels& kernels) {
   const std::int64_t tokens = layout.max_local_tokens();
   if (layout.seq_len() == 0) return 0;
-  // And in messages; out of a device's memory, too.
+  // And in messages; out of a device's memory, too. Where the transport carries that, there is one halo, there; whoever
+  // plans does not know.
   const int copies = kernels.work_memory().is_host() ? 2 : 3;
   const std::size_t halo = floats_bytes(copies * batch * (width - 1) * channels);
   switch (choose_long_conv(layout, width, reproducible)) {

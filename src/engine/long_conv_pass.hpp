@@ -46,14 +46,15 @@ struct LongConvResult {
   std::size_t sent_bytes = 0;
 };
 
-/// Collective. Under the all-to-all a rank holds blocks of channels of about 32 MiB, at least one whole channel.
+/// Collective. Under the all-to-all a rank holds blocks of channels of about 32 MiB, at least one whole channel. The
+/// halo of kHalo lies in the kernels' work_memory() where the transport carries that, else in the host's.
 LongConvResult run_long_conv_pass(const LongConvPassTask& task, Transport& transport, const ChelaKernels& kernels,
                                   MemoryLedger* ledger);
 
 /// Channels that go through the all-to-all together.
 std::int64_t long_conv_block_channels(const SequenceLayout& layout, std::int64_t channels, std::int64_t width);
 
-/// In buffers and scratch, beside what the task names.
+/// At most, in buffers and scratch, beside what the task names.
 std::size_t long_conv_pass_bytes(const SequenceLayout& layout, std::int64_t batch, std::int64_t channels,
                                  std::int64_t width, bool reproducible, const ChelaKernels& kernels);
 

@@ -5,6 +5,9 @@
 #include "comm/local_transport.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/chela_problem.hpp"
+#include "tests/support/far_blocks.hpp"
+#include "tests/support/far_kernels.hpp"
+#include "tests/support/far_transport.hpp"
 #include "tests/support/guarded_blocks.hpp"
 
 using namespace ringscan;
@@ -74,6 +77,37 @@ TEST_CASE("the CHELA block touches a device's memory by kernels and copies alone
         const ChelaRun there = run_chela(p, {0, p.seq_len}, nullptr, 1, false, transport);
         expect(transport, is_close(run.kept.long_inputs, there.kept.long_inputs));
         expect(transport, is_close(run.kept.short_inputs, there.kept.short_inputs));
+      }
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("the CHELA block gives the same bits where a transport carries a device's memory, cut in two as well") {
+  for (const std::int64_t batch : {1, 2}) {
+    const ChelaProblem p = make(1101, {9, 6, 3, 7, 90}, batch);  // from token 400 on by halo, over any ranks
+    for_each_world([&](Transport& transport) {
+      const auto kernels = make_cpu_kernels();
+      for (const bool has_queue : {false, true}) {
+        for (const bool is_carried : {false, true}) {
+          test::FarMemory memory(has_queue);
+          const test::FarSsm ssm(memory);
+          const test::FarChela chela(memory, is_carried);
+          const test::FarLinear linear(kernels->linear(), memory);
+          test::FarTransport carrier(transport, &memory);
+          Transport& way = is_carried ? static_cast<Transport&>(carrier) : transport;
+          ChelaKept kept_far, kept;
+          for (const TokenRun& run : {TokenRun{0, 400}, TokenRun{400, p.seq_len}}) {
+            const ChelaRun far =
+                run_chela(p, run, run.begin == 0 ? nullptr : &kept_far, 1, false, way, {chela, ssm, linear});
+            const ChelaRun near = run_chela(p, run, run.begin == 0 ? nullptr : &kept, 1, false, transport);
+            expect(transport, far.y == near.y && far.kept.state == near.kept.state);
+            expect(transport, far.kept.short_inputs == near.kept.short_inputs);
+            expect(transport, far.kept.long_inputs == near.kept.long_inputs);
+            kept_far = far.kept;
+            kept = near.kept;
+          }
+        }
       }
     });
   }

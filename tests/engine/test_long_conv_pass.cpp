@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -11,9 +12,14 @@
 #include "kernels/reference/chela_oracle.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/far_blocks.hpp"
+#include "tests/support/far_transport.hpp"
 
 using namespace ringscan;
 using ringscan::test::expect;
+using ringscan::test::FarChela;
+using ringscan::test::FarMemory;
+using ringscan::test::FarTransport;
 using ringscan::test::for_each_world;
 
 namespace {
@@ -65,29 +71,40 @@ std::vector<float> part(const std::vector<float>& whole, std::int64_t batch, std
 struct Outcome {
   std::vector<double> whole;  // on every rank
   LongConvResult result;
+  std::size_t ledger_peak_bytes = 0;
 };
 
-Outcome run(const Problem& p, const SequenceLayout& layout, bool reproducible, Transport& transport) {
-  const auto kernels = make_cpu_chela_kernels();
+Buffer placed(const std::vector<float>& values, MemorySpace& space) {
+  Buffer there(values.size() * sizeof(float), nullptr, space);
+  if (!values.empty()) space.copy_in(there.data(), values.data(), there.size_bytes());
+  return there;
+}
+
+Outcome run(const Problem& p, const SequenceLayout& layout, bool reproducible, Transport& transport,
+            const ChelaKernels& kernels) {
   const TokenRun own = layout.chunks(transport.rank())[0].run;
   std::vector<float> values = part(p.x, p.batch, p.seq_len, p.channels, own);
+  Buffer values_there = placed(values, kernels.work_memory());
+  const Buffer taps_there = placed(p.taps, kernels.work_memory());
   const TokenRun wanted = wanted_past(layout, p.width, reproducible, transport.rank());
   const std::vector<float> past =
       p.has_past ? part(p.past, p.batch, p.width - 1, p.channels, wanted) : std::vector<float>{};
   LongConvPassTask task;
   task.layout = &layout;
-  task.values = dense_view(values.data(), {p.batch, own.size(), 1, p.channels});
-  task.taps = p.taps.data();
+  task.values = dense_view(values_there.as<float>(), {p.batch, own.size(), 1, p.channels});
+  task.taps = taps_there.as<float>();
   task.width = p.width;
   static constexpr float kNone = 0.0f;  // a rank without a share has a past all the same
   if (p.has_past) task.past = dense_view(past.empty() ? &kNone : past.data(), {p.batch, wanted.size(), 1, p.channels});
   task.reproducible = reproducible;
   MemoryLedger ledger;
   Outcome outcome;
-  outcome.result = run_long_conv_pass(task, transport, *kernels, &ledger);
+  outcome.result = run_long_conv_pass(task, transport, kernels, &ledger);
+  outcome.ledger_peak_bytes = ledger.peak_bytes();
   expect(transport, ledger.current_bytes() == 0);
   expect(transport, ledger.peak_bytes() <=
-                        long_conv_pass_bytes(layout, p.batch, p.channels, p.width, reproducible, *kernels) + 1024);
+                        long_conv_pass_bytes(layout, p.batch, p.channels, p.width, reproducible, kernels) + 1024);
+  std::memcpy(values.data(), values_there.data(), values_there.size_bytes());
   outcome.whole.assign(p.x.size(), 0.0);
   for (std::int64_t b = 0; b < p.batch; ++b) {
     std::copy_n(values.begin() + b * own.size() * p.channels, own.size() * p.channels,
@@ -95,6 +112,10 @@ Outcome run(const Problem& p, const SequenceLayout& layout, bool reproducible, T
   }
   transport.all_reduce(std::span<double>(outcome.whole), ReduceOp::kSum);
   return outcome;
+}
+
+Outcome run(const Problem& p, const SequenceLayout& layout, bool reproducible, Transport& transport) {
+  return run(p, layout, reproducible, transport, *make_cpu_chela_kernels());
 }
 
 std::vector<double> exact(const Problem& p) {
@@ -139,6 +160,53 @@ std::vector<Problem> problems() {
   return all;
 }
 
+struct HaloProblem {
+  Problem problem;
+  std::int64_t tile = 1;
+};
+
+/// Convolved by halo over every number of ranks that is tested.
+std::vector<HaloProblem> halo_problems() {
+  std::vector<HaloProblem> all;
+  for (const bool has_past : {false, true}) {
+    all.push_back({make(1499, 3, 214, has_past)});  // as wide as the shortest of seven shards
+    all.push_back({make(701, 5, 66, has_past, 2)});
+    all.push_back({make(381, 4, 101, has_past, 2), 128});  // empty shards
+    all.push_back({make(381, 1, 120, has_past), 127});
+  }
+  return all;
+}
+
+/// Kernels in a memory that is carried where `is_carried`, whatever the queue, against the host's own.
+void check_far_halo(const HaloProblem& p, const std::vector<double>& wanted, bool has_queue, bool is_carried,
+                    Transport& transport) {
+  const Problem& problem = p.problem;
+  const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, transport.world_size(), p.tile);
+  expect(transport, choose_long_conv(layout, problem.width, false) == LongConvMethod::kHalo);
+  FarMemory memory(has_queue);
+  const FarChela kernels(memory, is_carried);
+  FarTransport carrier(transport, &memory);
+  const Outcome found = run(problem, layout, false, is_carried ? static_cast<Transport&>(carrier) : transport, kernels);
+  expect(transport, is_close(found.whole, wanted));
+  expect(transport, found.whole == run(problem, layout, false, transport).whole);
+  if (!is_carried) return;
+
+  const TokenRun own = layout.chunks(transport.rank())[0].run;
+  const auto bytes_of = [&](std::int64_t rows) {
+    return static_cast<std::size_t>(problem.batch * rows * problem.channels) * sizeof(float);
+  };
+  const bool sends = !own.empty() && own.end < problem.seq_len, receives = !own.empty() && own.begin > 0;
+  const std::size_t past = problem.has_past && !own.empty() && own.begin == 0 ? bytes_of(problem.width - 1) : 0;
+  // What the test has copied itself comes first.
+  expect(transport, memory.copied_in_bytes() == bytes_of(own.size()) + problem.taps.size() * sizeof(float) + past);
+  expect(transport, memory.copied_out_bytes() == 0 && found.ledger_peak_bytes == 0);
+  expect(transport, found.result.sent_bytes == (sends ? bytes_of(problem.width - 1) : 0));
+  expect(transport, carrier.far_sent_bytes() == found.result.sent_bytes);
+  expect(transport, carrier.sent_bytes() == found.result.sent_bytes);
+  // Sending and receiving are one transfer an item, so that no rank's sending waits for its receiving.
+  expect(transport, carrier.far_transfers() == (sends || receives ? problem.batch : 0));
+}
+
 }  // namespace
 
 TEST_CASE("a convolution over the ranks equals the oracle at any width, length and number of ranks") {
@@ -151,6 +219,33 @@ TEST_CASE("a convolution over the ranks equals the oracle at any width, length a
       }
     });
   }
+  SUCCEED();
+}
+
+TEST_CASE("a halo goes from device to device where the transport carries that memory, and else by the host") {
+  for (const HaloProblem& p : halo_problems()) {
+    const auto wanted = exact(p.problem);
+    for_each_world([&](Transport& transport) {
+      for (const bool has_queue : {false, true}) {
+        for (const bool is_carried : {false, true}) check_far_halo(p, wanted, has_queue, is_carried, transport);
+      }
+    });
+  }
+  SUCCEED();
+}
+
+TEST_CASE("what a device's queue stands still for a halo is exposed, and is not computing") {
+  const Problem p = make(1500, 9, 80, false, 2);
+  for_each_world([&](Transport& transport) {
+    const SequenceLayout layout(LayoutKind::kContiguous, p.seq_len, transport.world_size(), 1);
+    FarMemory memory(true);
+    FarTransport carrier(transport, &memory);
+    carrier.pretend_queue_seconds(1e6);
+    const LongConvResult result = run(p, layout, false, carrier, FarChela(memory, true)).result;
+    expect(transport, result.exposed_seconds >= 1e6);
+    const double wall_seconds = result.exposed_seconds + result.compute_seconds;
+    expect(transport, wall_seconds > 0.0 && wall_seconds < 1e5);
+  });
   SUCCEED();
 }
 
