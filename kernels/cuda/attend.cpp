@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "kernels/cuda/attend_launch_sm90.hpp"
 #include "kernels/cuda/attend_prepare.hpp"
@@ -63,7 +64,12 @@ void attend_with(LaunchFunction function, const DeviceAttend& launch, double eps
   const TensorMaps maps{query_map(task.q, static_cast<int>(query_tile(params.head_dim))),
                         permuted_key_map(k.view(), static_cast<int>(tile)),
                         permuted_key_map(v.view(), static_cast<int>(tile))};
+  // A finished row is rounded where it is; rows that may end early are short, or not known to be long.
+  const bool may_cut = !params.finishes && params.log2_epsilon == -std::numeric_limits<float>::infinity();
+  std::optional<ItemParts> parts;
+  if (may_cut) parts.emplace(params, stream);
   function(params, maps, task.q.type, stream);
+  join_parts(params, query_tile(params.head_dim), function == launch_stick_breaking, stream);
 }
 
 }  // namespace

@@ -5,6 +5,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define RINGSCAN_HOST_DEVICE __host__ __device__
+#else
+#define RINGSCAN_HOST_DEVICE
+#endif
+
 namespace ringscan::cuda {
 
 inline constexpr int kMaxSlots = 256;
@@ -47,12 +53,22 @@ struct AttendParams {
   int head_dim = 0;
   int num_slots = 0;
   std::uint32_t num_query_tiles = 0;
-  std::uint32_t num_items = 0;          ///< query tiles of all slots and batches
+  std::uint32_t num_items = 0;  ///< query tiles of all slots and batches
+  std::uint32_t num_whole = 0;  ///< of these; the others, at the end, are cut along their keys
+  std::uint32_t num_parts = 1;  ///< of each of the others, near first
+  // Partials of the parts behind the first, which goes with the whole items: [cut item, part - 1, row of the tile] and
+  // [.., head_dim].
+  float* part_out = nullptr;
+  float* part_first = nullptr;
+  float* part_sum = nullptr;
   std::uint32_t streams_a_section = 0;  ///< (batch, slot) pairs worked on together, so that their keys fit in L2
   std::uint32_t* next_item = nullptr;
   std::uint32_t* tiles_loaded = nullptr;
   std::uint16_t q_head[kMaxSlots];
   std::uint16_t kv_head[kMaxSlots];
+
+  /// What the blocks take one by one: items, of those that are cut each part.
+  RINGSCAN_HOST_DEVICE std::uint32_t num_tasks() const { return num_whole + (num_items - num_whole) * num_parts; }
 };
 
 struct TensorMaps {

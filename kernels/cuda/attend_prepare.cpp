@@ -7,7 +7,9 @@
 #include "core/error.hpp"
 #include "kernels/cuda/attend_launch_sm90.hpp"
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/split_tail.hpp"
 #include "kernels/cuda/tensor_map.hpp"
+#include "kernels/cuda/work_order.hpp"
 
 namespace ringscan::cuda {
 namespace {
@@ -68,7 +70,7 @@ AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std:
   const std::int64_t num_streams = task.q.shape[0] * p.num_slots;
   const std::int64_t num_items = num_streams * p.num_query_tiles;
   require(num_items < std::numeric_limits<std::int32_t>::max(), "too many query tiles for one launch");
-  p.num_items = static_cast<std::uint32_t>(num_items);
+  p.num_items = p.num_whole = static_cast<std::uint32_t>(num_items);
   p.streams_a_section = streams_a_section(p.num_keys, p.head_dim, num_streams);
   p.next_item = workspace;
   p.tiles_loaded = workspace + 1;
@@ -77,6 +79,34 @@ AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std:
     p.kv_head[i] = static_cast<std::uint16_t>(task.slots[i].kv_head);
   }
   return p;
+}
+
+ItemParts::ItemParts(AttendParams& params, cudaStream_t stream) : stream_(stream) {
+  if (params.max_deltas != nullptr) return;  // on the device, so that the items' lengths are not known here
+  const auto rows = static_cast<int>(query_tile(params.head_dim)), keys = static_cast<int>(key_tile(params.head_dim));
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  const std::int64_t row_floats = params.head_dim + 2;
+  const auto partial_bytes = static_cast<std::int64_t>(sizeof(float)) * rows * row_floats;
+  const TailSplit split =
+      split_tail(params.num_items, static_cast<std::uint32_t>(multiprocessors), partial_bytes, [&](std::uint32_t item) {
+        const QueryTile queries = query_tile_of(params, item, rows);
+        return std::int64_t{key_tiles_of(params, queries.row, params.max_delta, rows, keys).count};
+      });
+  if (split.num_parts == 1) return;
+  const std::int64_t num_rows = std::int64_t{split.num_items} * (split.num_parts - 1) * rows;
+  const auto bytes = static_cast<std::size_t>(num_rows * row_floats) * sizeof(float);
+  check(cudaMallocAsync(reinterpret_cast<void**>(&data_), bytes, stream));
+  params.num_whole = params.num_items - split.num_items;
+  params.num_parts = split.num_parts;
+  params.part_out = data_;
+  params.part_first = data_ + num_rows * params.head_dim;
+  params.part_sum = params.part_first + num_rows;
+}
+
+ItemParts::~ItemParts() {
+  if (data_ != nullptr) cudaFreeAsync(data_, stream_);
 }
 
 PaddedKeys::PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream) : view_(view), stream_(stream) {

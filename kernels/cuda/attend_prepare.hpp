@@ -36,4 +36,19 @@ class PaddedKeys {
   void* copy_ = nullptr;
 };
 
+/// Cuts the last items of a launch where that pays, and has the partials of their parts, freed on the stream behind
+/// their joining.
+class ItemParts {
+ public:
+  /// @pre the launch carries its partials out, and no row may end early.
+  ItemParts(AttendParams& params, cudaStream_t stream);
+  ~ItemParts();
+  ItemParts(const ItemParts&) = delete;
+  ItemParts& operator=(const ItemParts&) = delete;
+
+ private:
+  cudaStream_t stream_;
+  float* data_ = nullptr;
+};
+
 }  // namespace ringscan::cuda

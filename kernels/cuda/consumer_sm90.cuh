@@ -24,15 +24,16 @@ class Consumer {
     TurnOrder::start(warpgroup_);
     for (std::uint32_t count = 0;; ++count) {
       shared_.q_ring.wait_full(q_at_);
-      const std::uint32_t index = from_first_lane(shared_.item[q_at_.slot]);
-      if (index >= p_.num_items) return;
+      std::uint32_t index = from_first_lane(shared_.item[q_at_.slot]);
+      if (index >= p_.num_tasks()) return;
       const WorkItem item = work_item<Shape>(p_, index);
       begin(item);
       std::int32_t tiles_left = item.num_tiles;
       if (tiles_left > 0) tiles_left = walk_keys(item, count);
       shared_.q_ring.release(q_at_);
       q_at_.advance();
-      finish(item);
+      asm volatile("" : "+r"(index));  // worked out once more, so that the walk has the registers
+      finish(work_item<Shape>(p_, index));
       if (tiles_left > 0) pass_over(tiles_left);
     }
   }
@@ -64,7 +65,7 @@ class Consumer {
       const bool exists = row < p_.num_queries;
       weights_.begin(r);
       if (!exists) weights_.carry_in(r, -INFINITY, 0.0f);  // nothing is left to do in such a row
-      const bool carried = exists && !p_.starts;
+      const bool carried = exists && !p_.starts && item.part_row < 0;
       const std::int64_t at = partial_row(item, row);
       if constexpr (Weights::kChooses) {
         weights_.choose_for(r, exists ? p_.search + at : nullptr, p_.scale_log2);
@@ -184,17 +185,19 @@ class Consumer {
       if (p_.finishes) {
         finish_row(item, r, row, exists);
       } else if (exists) {
-        carry_out_row(r, partial_row(item, row));
+        const bool is_part = item.part_row >= 0;
+        carry_out_row(r, is_part ? item.part_row + row_of(r) : partial_row(item, row), is_part ? p_.part_out : p_.out,
+                      is_part ? p_.part_first : p_.first, is_part ? p_.part_sum : p_.sum);
       }
     }
   }
 
-  __device__ void carry_out_row(int r, std::int64_t at) {
+  __device__ void carry_out_row(int r, std::int64_t at, float* out, float* first, float* sum) {
     if (lane() % 4 == 0) {
-      p_.first[at] = weights_.first(r);
-      if (Weights::kRescales) p_.sum[at] = weights_.sum(r);
+      first[at] = weights_.first(r);
+      if (Weights::kRescales) sum[at] = weights_.sum(r);
     }
-    float* to = p_.out + at * p_.head_dim;
+    float* to = out + at * p_.head_dim;
     for_each_pair(r, [&](int column, float& a, float& b) {
       if (column < p_.head_dim) *reinterpret_cast<float2*>(to + column) = {a / kLiftFactor, b / kLiftFactor};
     });

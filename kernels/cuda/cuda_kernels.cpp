@@ -15,6 +15,7 @@
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/linear_backend.hpp"
 #include "kernels/cuda/portable_attend.hpp"
+#include "kernels/cuda/split_tail.hpp"
 #include "kernels/cuda/tensor_map.hpp"
 #include "kernels/cuda/topk.hpp"
 #include "kernels/kernels.hpp"
@@ -123,7 +124,9 @@ class CudaKernels final : public Kernels {
     return lse + search_rows_bytes(shape) + search_bins_bytes(shape, is_hopper_) +
            search_open_bytes(shape, is_hopper_) + sizeof(float);
   }
-  std::size_t scratch_bytes(std::int64_t, std::int64_t, std::int64_t) const override { return std::size_t{1} << 20; }
+  std::size_t scratch_bytes(std::int64_t, std::int64_t, std::int64_t) const override {
+    return (std::size_t{1} << 20) + static_cast<std::size_t>(kMostPartBytes);
+  }
 
   AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
                      Heartbeat& heartbeat) override {

@@ -12,10 +12,10 @@ void launch_family(const AttendParams& params, const TensorMaps& maps, ElementTy
   visit_tile_shape(params.head_dim, [&](auto shape) {
     using Shape = decltype(shape);
     if (type == ElementType::kBfloat16) {
-      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Bf16, WeightsOf>, params.num_items, params,
+      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Bf16, WeightsOf>, params.num_tasks(), params,
                                                              maps, stream);
     } else {
-      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Fp16, WeightsOf>, params.num_items, params,
+      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Fp16, WeightsOf>, params.num_tasks(), params,
                                                              maps, stream);
     }
   });

@@ -14,11 +14,12 @@ class Loader {
       : p_(p), maps_(maps), shared_(shared) {}
 
   __device__ void run() {
+    const std::uint32_t num_tasks = p_.num_tasks();
     for (std::uint32_t count = 0;; ++count) {
       const std::uint32_t index = atomicAdd(p_.next_item, 1u);
       shared_.q_ring.wait_empty(q_at_);
-      shared_.item[q_at_.slot] = index < p_.num_items ? index : p_.num_items;
-      if (index >= p_.num_items) {
+      shared_.item[q_at_.slot] = min(index, num_tasks);
+      if (index >= num_tasks) {
         shared_.q_ring.fill(q_at_, 0);
         break;
       }

@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/attend_params_sm90.hpp"
 #include "kernels/cuda/pipeline_sm90.cuh"
+#include "kernels/cuda/work_order.hpp"
 
 namespace ringscan::cuda {
 
@@ -14,7 +15,7 @@ struct SharedTiles {
   RingBarriers<Shape::kQueryBuffers> q_ring;
   RingBarriers<Shape::kStages> k_ring;
   RingBarriers<Shape::kStages> v_ring;
-  std::uint32_t item[Shape::kQueryBuffers];     ///< the work item whose queries these are; num_items: no more
+  std::uint32_t item[Shape::kQueryBuffers];     ///< the work item whose queries these are; num_tasks(): no more
   bool item_ends[Shape::kStages];               ///< in place of a K tile: no further tile of this item
   std::uint32_t weighed[Shape::kConsumers];     ///< tiles each warpgroup has weighed or passed over since the start
   std::uint32_t items_done[Shape::kConsumers];  ///< 1 + the last item that a warpgroup ended early, as counted here
@@ -27,32 +28,38 @@ struct WorkItem {
   int slot;
   std::int32_t first_tile;  ///< of keys; the far end
   std::int32_t num_tiles;
+  std::int32_t part_row;  ///< where its rows begin among those of parts; negative: among the carried partials
 };
 
-/// Items are numbered section by section (streams whose keys share the L2 cache), in each the last queries first: under
-/// a causal band those are the longest, and the short ones fill the gaps at the end.
 /// The largest i - j that a query, local to its run, sees.
 __device__ inline std::int64_t reach(const AttendParams& p, std::int64_t query) {
   return p.max_deltas == nullptr ? p.max_delta : min(p.max_delta, p.max_deltas[query]);
 }
 
+/// @pre index < p.num_tasks().
 template <typename Shape>
 __device__ WorkItem work_item(const AttendParams& p, std::uint32_t index) {
-  const std::uint32_t section = index / (p.streams_a_section * p.num_query_tiles);
-  const std::uint32_t within = index - section * p.streams_a_section * p.num_query_tiles;
-  const std::uint32_t num_streams = p.num_items / p.num_query_tiles;
-  const std::uint32_t streams = min(p.streams_a_section, num_streams - section * p.streams_a_section);
-  const std::uint32_t stream = section * p.streams_a_section + within % streams;
-  WorkItem item;
-  item.row = static_cast<std::int64_t>(p.num_query_tiles - 1 - within / streams) * Shape::kRows;
-  item.batch = static_cast<int>(stream / static_cast<std::uint32_t>(p.num_slots));
-  item.slot = static_cast<int>(stream % static_cast<std::uint32_t>(p.num_slots));
-  const std::int64_t last_row = min(item.row + Shape::kRows, p.num_queries) - 1;
+  std::uint32_t part = 0;
+  std::uint32_t cut_item = 0;
+  if (index >= p.num_whole) {
+    // All first parts, then all second ones: those worked on together read the same keys.
+    const std::uint32_t num_cut = p.num_items - p.num_whole;
+    part = (index - p.num_whole) / num_cut;
+    cut_item = (index - p.num_whole) % num_cut;
+    index = p.num_whole + cut_item;
+  }
+  const QueryTile queries = query_tile_of(p, index, Shape::kRows);
   // No row reaches farther back than the first.
-  const std::int64_t begin = max(std::int64_t{0}, item.row + p.query_minus_key - reach(p, item.row));
-  const std::int64_t end = min(p.num_keys, last_row + p.query_minus_key - p.min_delta + 1);
-  item.first_tile = static_cast<std::int32_t>(begin / Shape::kKeys);
-  item.num_tiles = end > begin ? static_cast<std::int32_t>((end - 1) / Shape::kKeys) + 1 - item.first_tile : 0;
+  const KeyTiles keys = key_tiles_of(p, queries.row, reach(p, queries.row), Shape::kRows, Shape::kKeys);
+  WorkItem item{queries.row, queries.batch, queries.slot, keys.first, keys.count, -1};
+  if (index >= p.num_whole) {
+    const auto parts = static_cast<std::int32_t>(p.num_parts);
+    const auto beyond = parts - 1 - static_cast<std::int32_t>(part);
+    const std::int32_t begin = keys.count * beyond / parts;
+    item.first_tile += begin;
+    item.num_tiles = keys.count * (beyond + 1) / parts - begin;
+    if (part > 0) item.part_row = static_cast<std::int32_t>(cut_item * (p.num_parts - 1) + part - 1) * Shape::kRows;
+  }
   return item;
 }
 

@@ -119,6 +119,45 @@ TEST_CASE("keys over several launches that carry the partial, from any query run
   });
 }
 
+TEST_CASE("long items are cut along their keys, and their parts joined") {
+  // Few query tiles over many keys: a multiprocessor each would leave most of them idle.
+  for (const ElementType type : {ElementType::kBfloat16, ElementType::kFloat16}) {
+    for (const DeviceMechanism& mechanism :
+         {DeviceMechanism(SoftmaxParams{}), DeviceMechanism(SoftmaxParams{.window = 1700}), DeviceMechanism(kDense),
+          DeviceMechanism(CogParams{})}) {
+      for (const std::int64_t head_dim : {40, 64, 128, 256}) {
+        Problem problem;
+        problem.mechanism = mechanism;
+        problem.type = type;
+        problem.head_dim = head_dim;
+        problem.seq_len = 4001;
+        problem.batch = 2;
+        problem.num_heads = 4;
+        problem.num_kv_heads = 2;
+        problem.queries = {3700, 4001};
+        for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{5}, {3000, 1700, 3}}) {
+          problem.key_cuts = cuts;
+          expect_right(problem);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("of more items than multiprocessors the last are cut") {
+  for (const DeviceMechanism& mechanism :
+       {DeviceMechanism(SoftmaxParams{.causal = false}), DeviceMechanism(kDense), DeviceMechanism(CogParams{})}) {
+    Problem problem;
+    problem.mechanism = mechanism;
+    problem.head_dim = 128;
+    problem.seq_len = 6000;
+    problem.num_heads = 4;
+    problem.queries = {1300, 5900};  // 36 tiles a head: 12 items over a round of 132
+    problem.key_cuts = {3};
+    expect_right(problem);
+  }
+}
+
 TEST_CASE("scores of any size") {
   for_all([](Problem problem) {
     problem.head_dim = 128;
@@ -131,6 +170,17 @@ TEST_CASE("scores of any size") {
     for (const float scale : {4.0f, 16.0f}) {
       problem.input_scale = scale;
       expect_right(problem);
+    }
+    // In parts, too: some may hold nothing that weighs.
+    problem.seq_len = 1800;
+    problem.queries = {1600, 1800};
+    problem.key_cuts = {1};
+    for (const float scale : {1.0f, 16.0f}) {
+      problem.input_scale = scale;
+      for (const float shift : {-2000.0f, -30.0f, 30.0f, 2000.0f}) {
+        problem.score_shift = shift;
+        expect_right(problem);
+      }
     }
   });
 }
