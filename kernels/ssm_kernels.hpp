@@ -79,7 +79,8 @@ class SsmKernels {
   /// Tokens that best go through project() and its neighbours together: theirs stay in a cache, or fill a device.
   virtual std::int64_t chunk_tokens() const { return 512; }
   /// Does what the first project() and the first long convolution would wait for: on a device, loads libraries. May run
-  /// on another thread, while no function of this object does. @throws Error(kBadInput) where a library is missing.
+  /// on another thread, while no function of this object does; its memories may be used meanwhile. @throws
+  /// Error(kBadInput) where a library is missing.
   virtual void warm_up() const {}
   /// True where a scan without output costs little: then ranks take summaries first, and scan once from the right state
   /// instead of adding what was missing (add_incoming).

@@ -223,6 +223,9 @@ void BlockJob::run_mamba() {
   auto ready = std::async(std::launch::async, [&] { context_.kernels->warm_up(); });
   const MambaWeights weights = read_weights();
   const MambaShape& m = weights.shape;
+  MemorySpace& space = context_.kernels->work_memory();
+  const PlacedMambaWeights placed =
+      timed(figures_.read_seconds, SpanKind::kWait, [&] { return PlacedMambaWeights(weights, space); });
   std::vector<float> initial_h = initial_state("h", {shape_.batch, m.d_inner, m.d_state});
   std::vector<float> initial_conv = initial_state("conv", {shape_.batch, m.conv_width - 1, m.d_inner});
   const bool wants_state = context_.config->want_state;
@@ -230,11 +233,10 @@ void BlockJob::run_mamba() {
   std::vector<float> conv(wants_state ? static_cast<std::size_t>(shape_.batch * m.d_inner * (m.conv_width - 1)) : 0);
   MambaPassTask task;
   task.layout = &plan_.layout;
-  task.weights = &weights;
+  task.weights = &placed;
   const Buffer x = read_slab("mamba/x", iota_from(0, m.d_model), task.x, {shape_.batch, run_.size(), 1, m.d_model},
                              context_.kernels->memory());
   const Shape4 out_shape{shape_.batch, run_.size(), 1, m.d_out};
-  MemorySpace& space = context_.kernels->work_memory();
   Buffer y = floats_buffer(element_count(out_shape), space, context_.ledger);
   task.out = dense_view(y.as<float>(), out_shape);
   if (context_.initial_state != nullptr) task.initial = {initial_h.data(), initial_conv.data()};

@@ -100,14 +100,15 @@ class ChelaLayerRun {
     const Stopwatch reading;
     auto ready = std::async(std::launch::async, [&] { backend_.ssm.warm_up(); });
     const ChelaWeights weights = read_chela_weights(*task_.reader, layer_, task_.check_finite);
+    MemorySpace& space = backend_.ssm.work_memory();
+    const PlacedChelaWeights placed(weights, space);  // on a device a copy, beside the warming up
     const DatasetInfo x = *task_.reader->find(layer_.name, "chela/x");
     const Buffer x_rows =
         task_.reader->read_slab(x, rows_of(own_, shape_.channels), task_.check_finite, ledger_, backend_.ssm.memory());
-    MemorySpace& space = backend_.ssm.work_memory();
     Buffer y_rows(count_of(own_.size()) * sizeof(float), ledger_for(space, ledger_), space);
     ChelaPassTask pass;
     pass.layout = task_.layout;
-    pass.weights = &weights;
+    pass.weights = &placed;
     pass.scale = task_.scale;
     pass.reproducible = task_.reproducible;
     pass.x = dense_any_view(x_rows.data(), layer_.x_type, {layer_.batch, own_.size(), 1, shape_.channels});
@@ -345,7 +346,8 @@ ChelaLayerBytes chela_layer_bytes(const ChelaLayer& layer, ElementType file_type
   const std::int64_t row = layer.batch * s.channels;
   const std::int64_t taps = s.channels * (s.short_width + s.long_width);
   ChelaLayerBytes bytes;
-  bytes.input = rows * size_of(layer.x_type) + floats(taps + 4 * s.channels + 3 * s.channels * s.v_channels);
+  bytes.input = rows * size_of(layer.x_type) +
+                floats(taps + s.channels * s.short_width + 4 * s.channels + 3 * s.channels * s.v_channels);
   bytes.output = rows * (sizeof(float) + size_of(layer.y_type));
   bytes.pass = chela_pass_bytes(s, layout, layer.batch, reproducible, backend);
   std::int64_t before_long = 0, kept = 0;

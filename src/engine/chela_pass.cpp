@@ -7,11 +7,19 @@
 #include "engine/halo.hpp"
 #include "engine/linear_pass.hpp"
 #include "engine/long_conv_pass.hpp"
-#include "engine/placed_parameter.hpp"
 #include "engine/ssm_pass.hpp"
 
 namespace ringscan {
 namespace {
+
+/// Taps [channels, width], each channel's the other way round.
+std::vector<float> reversed(const std::vector<float>& taps, std::int64_t width) {
+  std::vector<float> out(taps.size());
+  for (std::ptrdiff_t first = 0; first < std::ssize(taps); first += width) {
+    std::reverse_copy(taps.begin() + first, taps.begin() + first + width, out.begin() + first);
+  }
+  return out;
+}
 
 class ChelaPass {
  public:
@@ -27,15 +35,7 @@ class ChelaPass {
         batch_(task.x.shape[0]),
         tokens_(task.x.shape[1]),
         space_(backend.ssm.work_memory()),
-        chunk_tokens_(backend.ssm.chunk_tokens()),
-        long_conv_(w_.long_conv, space_),
-        kq_(w_.kq, space_),
-        mq_(w_.mq, space_),
-        kk_(w_.kk, space_),
-        mk_(w_.mk, space_),
-        w_v_(w_.w_v, space_),
-        w_g_(w_.w_g, space_),
-        w_o_(w_.w_o, space_) {}
+        chunk_tokens_(backend.ssm.chunk_tokens()) {}
 
   ChelaPassResult run() {
     for (Buffer* buffer : {&x_, &z_}) *buffer = rows_buffer(s_.channels);
@@ -87,24 +87,19 @@ class ChelaPass {
       result_.sent_bytes += carry_halo(schedule, tail, task_.past.short_inputs, halo, transport_);
     });
     if (tokens_ == 0) return;
-    const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-    const TensorView<const float> before_own{halo.data, halo.shape, halo.strides};
-    if (task_.future.short_inputs.data != nullptr && own.tokens.end == task_.layout->seq_len()) {
-      last_rows(schedule, before_own, tail, task_.future.short_inputs);
-    }
-    // The convolution's taps begin with the oldest input.
-    std::vector<float> taps(w_.short_conv.size());
-    for (std::size_t first = 0; first < taps.size(); first += static_cast<std::size_t>(s_.short_width)) {
-      const auto from = w_.short_conv.begin() + static_cast<std::ptrdiff_t>(first);
-      std::reverse_copy(from, from + s_.short_width, taps.begin() + static_cast<std::ptrdiff_t>(first));
-    }
-    ConvTask conv;
-    conv.halo = before_own;
-    conv.in = own.rows;
-    conv.out = dense_view(z_.as<float>(), own.rows.shape);
-    conv.weight = taps.data();
-    conv.width = s_.short_width;
-    backend_.ssm.conv1d(conv);
+    timed_to_end([&] {
+      const TensorView<const float> before_own{halo.data, halo.shape, halo.strides};
+      if (task_.future.short_inputs.data != nullptr && own.tokens.end == task_.layout->seq_len()) {
+        last_rows(schedule, before_own, tail, task_.future.short_inputs);
+      }
+      ConvTask conv;
+      conv.halo = before_own;
+      conv.in = own.rows;
+      conv.out = dense_view(z_.as<float>(), own.rows.shape);
+      conv.weight = w_.short_conv.data();
+      conv.width = s_.short_width;
+      backend_.ssm.conv1d(conv);
+    });
   }
 
   /// z_ becomes Z = K_l * z_.
@@ -120,7 +115,7 @@ class ChelaPass {
     LongConvPassTask conv;
     conv.layout = task_.layout;
     conv.values = dense_view(z_.as<float>(), shape(tokens_, s_.channels));
-    conv.taps = long_conv_.data();
+    conv.taps = w_.long_conv.data();
     conv.width = s_.long_width;
     conv.past = task_.past.long_inputs;
     conv.reproducible = task_.reproducible;
@@ -152,11 +147,11 @@ class ChelaPass {
       float* const x = x_.as<float>() + row * s_.channels;
       float* const z = z_.as<float>() + row * s_.channels;
       float* const v = v_.as<float>() + row * s_.v_channels;
-      project(x, s_.channels, w_v_, chunk.size(), v, s_.v_channels, false);
+      project(x, s_.channels, w_.w_v, chunk.size(), v, s_.v_channels, false);
       backend_.chela.silu({v, count});
-      project(z, s_.channels, w_g_, chunk.size(), g_.as<float>() + row * s_.v_channels, s_.v_channels, false);
-      backend_.chela.affine(z, chunk.size(), kk_.span(), mk_.span(), x);
-      backend_.chela.affine(z, chunk.size(), kq_.span(), mq_.span(), z);
+      project(z, s_.channels, w_.w_g, chunk.size(), g_.as<float>() + row * s_.v_channels, s_.v_channels, false);
+      backend_.chela.affine(z, chunk.size(), w_.kk.span(), w_.mk.span(), x);
+      backend_.chela.affine(z, chunk.size(), w_.kq.span(), w_.mq.span(), z);
     });
   }
 
@@ -227,12 +222,12 @@ class ChelaPass {
       backend_.chela.gate({g, static_cast<std::size_t>(chunk.size() * s_.v_channels)},
                           o_.as<float>() + row * s_.v_channels);
       load_x(batch, chunk, y);
-      project(g, s_.v_channels, w_o_, chunk.size(), y, s_.channels, true);
+      project(g, s_.v_channels, w_.w_o, chunk.size(), y, s_.channels, true);
     });
   }
 
   const ChelaPassTask& task_;
-  const ChelaWeights& w_;
+  const PlacedChelaWeights& w_;
   const ChelaShape& s_;
   Transport& transport_;
   const ChelaBackend& backend_;
@@ -242,16 +237,28 @@ class ChelaPass {
   std::int64_t tokens_;
   MemorySpace& space_;         // of all that follows
   std::int64_t chunk_tokens_;  // go through the projections together
-  PlacedParameter long_conv_, kq_, mq_, kk_, mk_, w_v_, w_g_, w_o_;
-  Buffer x_;  // [batch, tokens, channels]: x, later K
-  Buffer z_;  // [batch, tokens, channels]: silu(K_s * x), Z, later Q
-  Buffer v_;  // [batch, tokens, v_channels], like the next two
+  Buffer x_;                   // [batch, tokens, channels]: x, later K
+  Buffer z_;                   // [batch, tokens, channels]: silu(K_s * x), Z, later Q
+  Buffer v_;                   // [batch, tokens, v_channels], like the next two
   Buffer g_;
   Buffer o_;
   ChelaPassResult result_;
 };
 
 }  // namespace
+
+PlacedChelaWeights::PlacedChelaWeights(const ChelaWeights& weights, MemorySpace& space)
+    : shape(weights.shape),
+      oldest_first(reversed(weights.short_conv, weights.shape.short_width)),
+      short_conv(oldest_first, space),
+      long_conv(weights.long_conv, space),
+      kq(weights.kq, space),
+      mq(weights.mq, space),
+      kk(weights.kk, space),
+      mk(weights.mk, space),
+      w_v(weights.w_v, space),
+      w_g(weights.w_g, space),
+      w_o(weights.w_o, space) {}
 
 ChelaPassResult run_chela_pass(const ChelaPassTask& task, Transport& transport, const ChelaBackend& backend,
                                MemoryLedger* ledger, Heartbeat& heartbeat) {

@@ -8,6 +8,7 @@
 #include "comm/transport.hpp"
 #include "core/buffer.hpp"
 #include "core/tensor_view.hpp"
+#include "engine/placed_parameter.hpp"
 #include "kernels/chela_kernels.hpp"
 #include "kernels/linear_kernels.hpp"
 #include "kernels/ssm_kernels.hpp"
@@ -39,6 +40,16 @@ struct ChelaWeights {
   std::vector<float> w_o;         ///< [channels, v_channels]
 };
 
+/// The same where kernels work, for any number of passes. @pre the weights and the space outlive it.
+struct PlacedChelaWeights {
+  PlacedChelaWeights(const ChelaWeights& weights, MemorySpace& space);
+
+  ChelaShape shape;
+  std::vector<float> oldest_first;  ///< short_conv's taps the other way round
+  PlacedParameter short_conv;       ///< oldest_first, as SsmKernels::conv1d() takes taps
+  PlacedParameter long_conv, kq, mq, kk, mk, w_v, w_g, w_o;
+};
+
 /// What went before token 0. Empty views and spans: nothing.
 struct ChelaPast {
   TensorView<const float> short_inputs;  ///< [batch, short_width - 1, 1, channels] of x, oldest first, on every rank
@@ -57,8 +68,8 @@ struct ChelaFuture {
 /// A rank's share. @pre the layout is contiguous.
 struct ChelaPassTask {
   const SequenceLayout* layout = nullptr;
-  const ChelaWeights* weights = nullptr;
-  double scale = 1.0;   ///< on Q
+  const PlacedChelaWeights* weights = nullptr;  ///< in the kernels' work_memory()
+  double scale = 1.0;                           ///< on Q
   AnyView x;            ///< [batch, local tokens, 1, channels], of any type but float64, best in the kernels' memory()
   TensorView<float> y;  ///< like x, dense, best in their work_memory()
   ChelaPast past;

@@ -5,7 +5,6 @@
 #include "core/stopwatch.hpp"
 #include "engine/block_rows.hpp"
 #include "engine/halo.hpp"
-#include "engine/placed_parameter.hpp"
 
 namespace ringscan {
 namespace {
@@ -32,16 +31,7 @@ class MambaPass {
         halo_width_(s_.conv_width - 1),
         block_(std::clamp<std::int64_t>(task.block_channels, 1, s_.d_inner)),
         chunk_tokens_(kernels.chunk_tokens()),
-        space_(kernels.work_memory()),
-        in_proj_(w_.in_proj, space_),
-        conv_weight_(w_.conv_weight, space_),
-        conv_bias_(w_.conv_bias, space_),
-        x_proj_(w_.x_proj, space_),
-        dt_proj_(w_.dt_proj, space_),
-        dt_bias_(w_.dt_bias, space_),
-        a_(w_.a, space_),
-        d_(w_.d, space_),
-        out_proj_(w_.out_proj, space_) {}
+        space_(kernels.work_memory()) {}
 
   SsmPassResult run() {
     const std::int64_t chunk = std::min(chunk_tokens_, tokens_);
@@ -92,7 +82,7 @@ class MambaPass {
     ProjectTask project;
     project.in = x;
     project.in_stride = project.weight_stride = project.in_dim = s_.d_model;
-    project.weight = in_proj_.data() + first_row * s_.d_model;
+    project.weight = w_.in_proj.data() + first_row * s_.d_model;
     project.out = out;
     project.out_stride = project.out_dim = count;
     project.rows = rows;
@@ -140,8 +130,8 @@ class MambaPass {
       conv.halo = dense_view<const float>(in, {1, halo_width_, 1, block.count});
       conv.in = dense_view<const float>(in + before, {1, chunk.size(), 1, block.count});
       conv.out = dense_view(u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count, conv.in.shape);
-      conv.weight = conv_weight_.data() + block.first * s_.conv_width;
-      conv.bias = w_.conv_bias.empty() ? nullptr : conv_bias_.data() + block.first;
+      conv.weight = w_.conv_weight.data() + block.first * s_.conv_width;
+      conv.bias = w_.conv_bias.data() == nullptr ? nullptr : w_.conv_bias.data() + block.first;
       conv.width = s_.conv_width;
       kernels_.conv1d(conv);
       // The last inputs of this chunk stand before the next one; no chunk but the last is shorter than the halo.
@@ -160,7 +150,7 @@ class MambaPass {
       ProjectTask project;
       project.in = u_.as<float>() + row * block.count;
       project.in_stride = project.in_dim = block.count;
-      project.weight = x_proj_.data() + block.first;
+      project.weight = w_.x_proj.data() + block.first;
       project.weight_stride = s_.d_inner;
       project.out = dt_b_c_.as<float>() + row * s_.dt_b_c();
       project.out_stride = project.out_dim = s_.dt_b_c();
@@ -181,7 +171,7 @@ class MambaPass {
         project.in = dt_b_c_.as<float>() + row * s_.dt_b_c();
         project.in_stride = s_.dt_b_c();
         project.in_dim = project.weight_stride = s_.dt_rank;
-        project.weight = dt_proj_.data() + block.first * s_.dt_rank;
+        project.weight = w_.dt_proj.data() + block.first * s_.dt_rank;
         project.out = delta_.as<float>() + row * block.count;
         project.out_stride = project.out_dim = block.count;
         project.rows = chunk.size();
@@ -198,7 +188,7 @@ class MambaPass {
       ProjectTask project;
       project.in = u_.as<float>() + (batch * tokens_ + chunk.begin) * block.count;
       project.in_stride = project.in_dim = block.count;
-      project.weight = out_proj_.data() + block.first;
+      project.weight = w_.out_proj.data() + block.first;
       project.weight_stride = s_.d_inner;
       project.out = task_.out.row(batch, chunk.begin, 0);
       project.out_stride = project.out_dim = s_.d_out;
@@ -226,9 +216,9 @@ class MambaPass {
     pass.inputs.b.data += floats_bytes(s_.dt_rank);
     pass.inputs.c.data += floats_bytes(s_.dt_rank + s_.d_state);
     pass.inputs.channels_per_group = block.count;
-    pass.inputs.a = a_.data() + block.first * s_.d_state;
-    pass.inputs.d = d_.data() + block.first;
-    pass.inputs.delta_bias = dt_bias_.data() + block.first;
+    pass.inputs.a = w_.a.data() + block.first * s_.d_state;
+    pass.inputs.d = w_.d.data() + block.first;
+    pass.inputs.delta_bias = w_.dt_bias.data() + block.first;
     pass.y = dense_view(u_.as<float>(), {batch_, tokens_, 1, block.count});
 
     const std::int64_t states = block.count * s_.d_state;
@@ -250,7 +240,7 @@ class MambaPass {
   }
 
   const MambaPassTask& task_;
-  const MambaWeights& w_;
+  const PlacedMambaWeights& w_;
   const MambaShape& s_;
   Transport& transport_;
   SsmKernels& kernels_;
@@ -262,18 +252,29 @@ class MambaPass {
   std::int64_t block_;
   std::int64_t chunk_tokens_;  // go through the projections together
   MemorySpace& space_;         // of all that follows but the halo
-  PlacedParameter in_proj_, conv_weight_, conv_bias_, x_proj_, dt_proj_, dt_bias_, a_, d_, out_proj_;
-  Buffer x_rows_;   // [chunk, d_model]
-  Buffer conv_in_;  // [halo and chunk, block]
-  Buffer halo_;     // [batch, halo, d_inner]
-  Buffer dt_b_c_;   // [batch, tokens, dt_rank + 2 d_state]
-  Buffer u_;        // [batch, tokens, block], like the next two
+  Buffer x_rows_;              // [chunk, d_model]
+  Buffer conv_in_;             // [halo and chunk, block]
+  Buffer halo_;                // [batch, halo, d_inner]
+  Buffer dt_b_c_;              // [batch, tokens, dt_rank + 2 d_state]
+  Buffer u_;                   // [batch, tokens, block], like the next two
   Buffer delta_;
   Buffer z_;
   SsmPassResult result_;
 };
 
 }  // namespace
+
+PlacedMambaWeights::PlacedMambaWeights(const MambaWeights& weights, MemorySpace& space)
+    : shape(weights.shape),
+      in_proj(weights.in_proj, space),
+      conv_weight(weights.conv_weight, space),
+      conv_bias(weights.conv_bias, space),
+      x_proj(weights.x_proj, space),
+      dt_proj(weights.dt_proj, space),
+      dt_bias(weights.dt_bias, space),
+      a(weights.a, space),
+      d(weights.d, space),
+      out_proj(weights.out_proj, space) {}
 
 SsmPassResult run_mamba_pass(const MambaPassTask& task, Transport& transport, SsmKernels& kernels, MemoryLedger* ledger,
                              Heartbeat& heartbeat) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/placed_parameter.hpp"
 #include "engine/ssm_pass.hpp"
 
 namespace ringscan {
@@ -34,6 +35,14 @@ struct MambaWeights {
   std::vector<float> out_proj;     ///< [d_out, d_inner]
 };
 
+/// The same where kernels work, for any number of passes. @pre the weights and the space outlive it.
+struct PlacedMambaWeights {
+  PlacedMambaWeights(const MambaWeights& weights, MemorySpace& space);
+
+  MambaShape shape;
+  PlacedParameter in_proj, conv_weight, conv_bias, x_proj, dt_proj, dt_bias, a, d, out_proj;
+};
+
 /// What goes on behind the last token.
 struct MambaState {
   float* h = nullptr;     ///< [batch, d_inner, d_state]
@@ -43,7 +52,7 @@ struct MambaState {
 /// A rank's share. @pre the layout is contiguous.
 struct MambaPassTask {
   const SequenceLayout* layout = nullptr;
-  const MambaWeights* weights = nullptr;
+  const PlacedMambaWeights* weights = nullptr;  ///< in the kernels' work_memory()
   /// [batch, local tokens, 1, d_model], of any type but float64, best in the kernels' memory().
   AnyView x;
   TensorView<float> out;  ///< [batch, local tokens, 1, d_out], dense, best in their work_memory()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "core/error.hpp"
@@ -114,7 +115,7 @@ class MambaBlock final : public SyntheticBlock {
     weights_.d = parameter("mamba/D", m.d_inner);
     weights_.out_proj = parameter("mamba/out_proj", m.d_out * m.d_inner);
     task_.layout = &plan.layout;
-    task_.weights = &weights_;
+    task_.weights = &placed_.emplace(weights_, kernels.work_memory());
     task_.x = input("mamba/x", rows(1, m.d_model), x_, kernels.memory());
     task_.out = output(rows(1, m.d_out), y_, kernels.work_memory());
     task_.block_channels = plan.block_channels;
@@ -127,6 +128,7 @@ class MambaBlock final : public SyntheticBlock {
 
  private:
   MambaWeights weights_;
+  std::optional<PlacedMambaWeights> placed_;  // for all runs, as a model's weights stay on a device
   Buffer x_, y_;
   MambaPassTask task_;
 };
@@ -148,7 +150,7 @@ class ChelaBlock final : public SyntheticBlock {
     weights_.w_g = parameter("chela/w_g", s.v_channels * s.channels);
     weights_.w_o = parameter("chela/w_o", s.v_channels * s.channels);
     task_.layout = &plan.layout;
-    task_.weights = &weights_;
+    task_.weights = &placed_.emplace(weights_, kernels.work_memory());
     task_.scale = chela_scale(config, plan.shape.chela);
     task_.x = input("chela/x", rows(1, s.channels), x_, kernels.memory());
     task_.y = output(rows(1, s.channels), y_, kernels.work_memory());
@@ -166,6 +168,7 @@ class ChelaBlock final : public SyntheticBlock {
 
  private:
   ChelaWeights weights_;
+  std::optional<PlacedChelaWeights> placed_;
   Buffer x_, y_;
   ChelaPassTask task_;
 };

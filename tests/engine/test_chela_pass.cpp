@@ -114,6 +114,29 @@ TEST_CASE("the CHELA block gives the same bits where a transport carries a devic
   SUCCEED();
 }
 
+TEST_CASE("a CHELA block's weights go to a device once for any number of passes, and nowhere on the host") {
+  const ChelaProblem p = make(61, {20, 10, 5, 4, 3});
+  const PlacedChelaWeights here(p.weights, host_memory());
+  REQUIRE(here.w_v.data() == p.weights.w_v.data());
+  REQUIRE(here.long_conv.data() == p.weights.long_conv.data());
+  for_each_world([&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    test::FarMemory memory;
+    const test::FarSsm ssm(memory);
+    const test::FarChela chela(memory, false);
+    const ChelaBackend backend{chela, ssm, kernels->linear()};  // states are the host's
+    const PlacedChelaWeights weights(p.weights, memory);
+    const std::size_t weight_bytes = memory.copied_in_bytes();
+    expect(transport, weight_bytes == 820 * sizeof(float));
+    const auto wanted = run_chela(p, {0, p.seq_len}, nullptr, 1, false, transport).y;
+    for (int pass = 0; pass < 2; ++pass) {
+      expect(transport, run_chela(p, weights, {0, p.seq_len}, nullptr, 1, false, transport, backend).y == wanted);
+    }
+    expect(transport, memory.copied_in_bytes() == weight_bytes);
+  });
+  SUCCEED();
+}
+
 TEST_CASE("a reproducible CHELA block gives the same bits for any number of ranks") {
   for (const ChelaProblem& p : problems()) {
     std::vector<double> one;

@@ -10,6 +10,7 @@
 #include "engine/mamba_pass.hpp"
 #include "tests/comm/worlds.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/far_blocks.hpp"
 #include "tests/support/guarded_blocks.hpp"
 #include "tests/support/mamba_problem.hpp"
 #include "tests/support/ssm_problem.hpp"
@@ -91,8 +92,9 @@ SsmProblem make(std::int64_t seq_len, std::int64_t channels, std::int64_t d_stat
   return p;
 }
 
-PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t count, Transport& transport,
-                  std::int64_t block_channels, bool reproducible, const PassRun* before, SsmKernels& kernels) {
+PassRun run_mamba(const MambaProblem& p, const PlacedMambaWeights& weights, std::int64_t first_token,
+                  std::int64_t count, Transport& transport, std::int64_t block_channels, bool reproducible,
+                  const PassRun* before, SsmKernels& kernels) {
   const MambaShape& shape = p.weights.shape;
   const SequenceLayout layout = contiguous(count, transport);
   const TokenRun run = layout.chunks(transport.rank())[0].run;
@@ -103,7 +105,7 @@ PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t 
   result.conv.assign(static_cast<std::size_t>(p.batch * (shape.conv_width - 1) * shape.d_inner), -1.0f);
   MambaPassTask task;
   task.layout = &layout;
-  task.weights = &p.weights;
+  task.weights = &weights;
   task.x = dense_any_view(p.x.data(), ElementType::kFloat32, {p.batch, p.seq_len, 1, shape.d_model})
                .tokens(first_token + run.begin, run.size());
   task.out = dense_view(out.data(), {p.batch, run.size(), 1, shape.d_out});
@@ -124,6 +126,12 @@ PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t 
   result.state = gather_state(result.state, layout, transport);
   result.conv = gather_state(result.conv, layout, transport);
   return result;
+}
+
+PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t count, Transport& transport,
+                  std::int64_t block_channels, bool reproducible, const PassRun* before, SsmKernels& kernels) {
+  const PlacedMambaWeights weights(p.weights, kernels.work_memory());
+  return run_mamba(p, weights, first_token, count, transport, block_channels, reproducible, before, kernels);
 }
 
 PassRun run_mamba(const MambaProblem& p, std::int64_t first_token, std::int64_t count, Transport& transport,
@@ -271,6 +279,27 @@ TEST_CASE("a Mamba block touches a device's memory by kernels and copies alone")
         y.insert(y.end(), second.y.begin() + b * left * row, second.y.begin() + (b + 1) * left * row);
       }
       expect(transport, relative_error(y, exact) <= kBound);
+    }
+  });
+  SUCCEED();
+}
+
+TEST_CASE("a Mamba block's weights go to a device once for any number of passes, and nowhere on the host") {
+  const MambaProblem p = make_mamba_problem(61, {10, 20, 4, 2, 7, 4});
+  const PlacedMambaWeights here(p.weights, host_memory());
+  REQUIRE(here.in_proj.data() == p.weights.in_proj.data());
+  REQUIRE(here.conv_weight.data() == p.weights.conv_weight.data());
+  for_each_world([&](Transport& transport) {
+    test::FarMemory memory;
+    test::FarSsm kernels(memory);
+    const PlacedMambaWeights weights(p.weights, memory);
+    const std::size_t weight_bytes = memory.copied_in_bytes();
+    expect(transport, weight_bytes == 1000 * sizeof(float));
+    const auto wanted = run_mamba(p, 0, p.seq_len, transport, 20, false).y;
+    for (int pass = 0; pass < 2; ++pass) {
+      const std::size_t before = memory.copied_in_bytes();
+      expect(transport, run_mamba(p, weights, 0, p.seq_len, transport, 20, false, nullptr, kernels).y == wanted);
+      expect(transport, memory.copied_in_bytes() - before < weight_bytes / 4);  // halos
     }
   });
   SUCCEED();

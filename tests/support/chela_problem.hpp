@@ -94,9 +94,11 @@ struct ChelaRun {
   std::size_t peak_bytes = 0;
 };
 
-/// The tokens [run) of the problem as a job of its own, which begins with `before` where that is given.
-inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const ChelaKept* before, std::int64_t tile,
-                          bool reproducible, Transport& transport, const ChelaBackend& backend) {
+/// The tokens [run) of the problem as a job of its own, which begins with `before` where that is given. `weights`: the
+/// problem's.
+inline ChelaRun run_chela(const ChelaProblem& p, const PlacedChelaWeights& weights, const TokenRun& run,
+                          const ChelaKept* before, std::int64_t tile, bool reproducible, Transport& transport,
+                          const ChelaBackend& backend) {
   const ChelaShape& s = p.weights.shape;
   const SequenceLayout layout(LayoutKind::kContiguous, run.size(), transport.world_size(), tile);
   const TokenRun own = layout.chunks(transport.rank())[0].run;
@@ -116,7 +118,7 @@ inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const Chel
   std::vector<float> y(x.size());
   ChelaPassTask task;
   task.layout = &layout;
-  task.weights = &p.weights;
+  task.weights = &weights;
   task.scale = p.scale();
   task.x = dense_any_view(x.data(), ElementType::kFloat32, {p.batch, own.size(), 1, s.channels});
   task.y = view(y.data(), own.size());
@@ -171,6 +173,12 @@ inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const Chel
   }
   transport.all_reduce(std::span<double>(result.kept.state), ReduceOp::kSum);
   return result;
+}
+
+inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const ChelaKept* before, std::int64_t tile,
+                          bool reproducible, Transport& transport, const ChelaBackend& backend) {
+  const PlacedChelaWeights weights(p.weights, backend.ssm.work_memory());
+  return run_chela(p, weights, run, before, tile, reproducible, transport, backend);
 }
 
 inline ChelaRun run_chela(const ChelaProblem& p, const TokenRun& run, const ChelaKept* before, std::int64_t tile,
