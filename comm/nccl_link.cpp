@@ -13,16 +13,44 @@ namespace {
 
 /// Starting and ending wait for no rank's computing.
 constexpr double kStartLimitSeconds = 120;
+/// For a call to come back whose communicator has been aborted.
+constexpr double kEndLimitSeconds = 10;
 
 /// Multiprocessors that a transfer takes from the kernels beside it: enough for 290 GB/s between two H100 (half as many
 /// give 160, all that NCCL would take 330), and a ring's transfers have a step's time.
 constexpr int kMostBlocks = 16;
+
+/// Both sides in one group, behind what the stream has.
+ncclResult_t put_on_stream(const Transfer& transfer, ncclComm_t communicator, cudaStream_t stream) {
+  const ncclResult_t started = ncclGroupStart();
+  if (started != ncclSuccess) return started;
+  ncclResult_t sent = ncclSuccess, received = ncclSuccess;
+  if (transfer.to_rank >= 0) {
+    sent = ncclSend(transfer.send.data(), transfer.send.size(), ncclInt8, transfer.to_rank, communicator, stream);
+  }
+  if (transfer.from_rank >= 0) {
+    received =
+        ncclRecv(transfer.receive.data(), transfer.receive.size(), ncclInt8, transfer.from_rank, communicator, stream);
+  }
+  const ncclResult_t grouped = ncclGroupEnd();  // whatever came before: an open group would swallow the end, too
+  if (sent != ncclSuccess) return sent;
+  return received != ncclSuccess ? received : grouped;
+}
 
 }  // namespace
 
 void check(cudaError_t status, const std::source_location& where) {
   if (status == cudaSuccess) return;
   throw failure(std::string("CUDA: ") + cudaGetErrorString(status) + " (" + where.function_name() + ")");
+}
+
+CallBeside::CallBeside(std::function<ncclResult_t()> call) {
+  int device = 0;
+  check(cudaGetDevice(&device));
+  std::thread([device, call = std::move(call), outcome = outcome_] {
+    outcome->result = cudaSetDevice(device) == cudaSuccess ? call() : ncclUnhandledCudaError;
+    outcome->is_done = true;
+  }).detach();
 }
 
 bool Event::is_reached() const {
@@ -47,10 +75,14 @@ Link::Link(Transport& control, const NcclOptions& options) : control_(control), 
       ncclUniqueId id;
       std::memcpy(&id, id_bytes.data(), sizeof id);
       ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-      config.blocking = 0;
       config.maxCTAs = kMostBlocks;
-      require(ncclCommInitRankConfig(&communicator_, control_.world_size(), id, control_.rank(), &config), "starting");
-      await_state("starting");
+      const auto communicator = std::make_shared<ncclComm_t>();
+      call_in_time(
+          [=, ranks = control_.world_size(), rank = control_.rank()]() mutable {
+            return ncclCommInitRankConfig(communicator.get(), ranks, id, rank, &config);
+          },
+          "starting");
+      communicator_ = *communicator;
     });
   } catch (...) {
     end("NCCL did not start");
@@ -62,8 +94,8 @@ Link::Link(Transport& control, const NcclOptions& options) : control_(control), 
 Link::~Link() {
   try {
     if (communicator_ != nullptr && std::uncaught_exceptions() == 0) {
-      require(ncclCommFinalize(communicator_), "ending");
-      await_state("ending");
+      await_launch();
+      call_in_time([communicator = communicator_] { return ncclCommFinalize(communicator); }, "ending");
       ncclCommDestroy(communicator_);
       communicator_ = nullptr;
     }
@@ -88,25 +120,25 @@ void Link::set_device() {
   check(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, greatest));
 }
 
-/// True once the last call of NCCL has had its effect.
-bool Link::is_settled() {
+void Link::require_no_error() {
   ncclResult_t state = ncclSuccess;
   require(ncclCommGetAsyncError(communicator_, &state), "asking for errors");
   require(state, "passing on keys");
-  return state != ncclInProgress;
 }
 
-void Link::await_state(const char* what) {
+void Link::call_in_time(std::function<ncclResult_t()> call, const char* what) {
   const Stopwatch waited;
   const double limit_seconds = std::min(kStartLimitSeconds, options_.hop_limit_seconds);
-  while (!is_settled()) {
+  const CallBeside beside(std::move(call));
+  while (!beside.is_done()) {
     if (waited.seconds() > limit_seconds) fail(std::string(what) + " took longer than the time limit");
     std::this_thread::yield();
   }
+  require(beside.result(), what);
 }
 
 void Link::require(ncclResult_t result, const char* what) {
-  if (result == ncclSuccess || result == ncclInProgress) return;
+  if (result == ncclSuccess) return;
   std::string reason = std::string(what) + ": " + ncclGetErrorString(result);
   const char* detail = ncclGetLastError(communicator_);
   if (detail != nullptr && *detail != '\0') reason += std::string(" (") + detail + ")";
@@ -137,6 +169,10 @@ void Link::end(const std::string& reason) noexcept {
   for (const auto& flight : open_) cudaEventSynchronize(flight->ready.get());
   ncclCommAbort(communicator_);
   communicator_ = nullptr;
+  // A call whose ranks never came has been ended by the abort; from then on nothing is put on the stream.
+  const Stopwatch waited;
+  while (meeting_ && !meeting_->is_done() && waited.seconds() < kEndLimitSeconds) std::this_thread::yield();
+  meeting_.reset();
   cudaStreamSynchronize(stream_);
   launching_.reset();
   open_.clear();
@@ -172,28 +208,33 @@ void Link::launch(Flight& flight) {
   flight.begin.record(stream_);
   // Kernels behind it do not take every multiprocessor before the transfer has its own.
   if (open_.size() == 1) check(cudaStreamWaitEvent(options_.work_stream, flight.begin.get(), 0));
-  const Transfer& transfer = flight.transfer;
-  require(ncclGroupStart(), "passing on keys");
-  ncclResult_t sent = ncclSuccess, received = ncclSuccess;
-  if (transfer.to_rank >= 0) {
-    sent = ncclSend(transfer.send.data(), transfer.send.size(), ncclInt8, transfer.to_rank, communicator_, stream_);
+  if (has_met(flight.transfer)) {
+    require(put_on_stream(flight.transfer, communicator_, stream_), "passing on keys");
+    return;
   }
-  if (transfer.from_rank >= 0) {
-    received = ncclRecv(transfer.receive.data(), transfer.receive.size(), ncclInt8, transfer.from_rank, communicator_,
-                        stream_);
-  }
-  const ncclResult_t grouped = ncclGroupEnd();  // whatever came before: an open group would swallow the end, too
-  require(sent, "sending");
-  require(received, "receiving");
-  require(grouped, "passing on keys");
+  meeting_.emplace([transfer = flight.transfer, communicator = communicator_, stream = stream_] {
+    return put_on_stream(transfer, communicator, stream);
+  });
+}
+
+bool Link::has_met(const Transfer& transfer) const {
+  return (transfer.to_rank < 0 || sent_to_.contains(transfer.to_rank)) &&
+         (transfer.from_rank < 0 || received_from_.contains(transfer.from_rank));
 }
 
 /// The end of a transfer can be marked on the stream only once NCCL has put the transfer there.
 void Link::finish_launch() {
-  if (!is_settled()) {
+  if (meeting_ && !meeting_->is_done()) {
     require_peers();
     require_in_time(*launching_);
     return;
+  }
+  if (meeting_) {
+    const ncclResult_t result = meeting_->result();
+    meeting_.reset();
+    require(result, "passing on keys");
+    sent_to_.insert(launching_->transfer.to_rank);
+    received_from_.insert(launching_->transfer.from_rank);
   }
   launching_->end.record(stream_);
   launching_->is_launched = true;
@@ -221,7 +262,7 @@ bool Link::poll(Flight& flight) {
     std::erase_if(open_, [&](const auto& open) { return open.get() == &flight; });
     return true;
   }
-  is_settled();
+  require_no_error();
   require_peers();
   if (!flight.has_begun) {
     flight.has_begun = flight.begin.is_reached();

@@ -4,7 +4,11 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <atomic>
+#include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <source_location>
 #include <string>
 #include <vector>
@@ -46,8 +50,26 @@ struct Flight {
   Stopwatch since_begin;
 };
 
-/// Calls of NCCL return at once (a communicator that does not block); its state is asked for until it says that a call
-/// has had its effect, for as long as the time limit allows.
+/// A call of NCCL that may wait for another rank, on a thread of its own, so that this one can look for errors, for a
+/// failed rank and at the clock meanwhile. The thread outlives this where the call does not come back.
+class CallBeside {
+ public:
+  /// `call` must keep what it uses alive.
+  explicit CallBeside(std::function<ncclResult_t()> call);
+  bool is_done() const { return outcome_->is_done; }
+  /// @pre is_done().
+  ncclResult_t result() const { return outcome_->result; }
+
+ private:
+  struct Outcome {
+    ncclResult_t result = ncclSuccess;
+    std::atomic<bool> is_done = false;
+  };
+  std::shared_ptr<Outcome> outcome_ = std::make_shared<Outcome>();
+};
+
+/// A transfer between ranks that met before is only put on the stream, and is called for here; what may wait for
+/// another rank (starting, ending, the first meeting) is called for beside, for as long as the time limit allows.
 class Link {
  public:
   /// Collective over `control`.
@@ -79,12 +101,13 @@ class Link {
   };
 
   void set_device();
-  void await_state(const char* what);
-  bool is_settled();
+  void call_in_time(std::function<ncclResult_t()> call, const char* what);
+  void require_no_error();
   void require(ncclResult_t result, const char* what);
   void require_peers();
   [[noreturn]] void fail(const std::string& reason);
   void launch(Flight& flight);
+  bool has_met(const Transfer& transfer) const;
   void finish_launch();
   void await_launch();
   void require_in_time(const Flight& flight);
@@ -95,6 +118,8 @@ class Link {
   ncclComm_t communicator_ = nullptr;
   std::string end_reason_;             // not empty: the communicator has ended
   std::shared_ptr<Flight> launching_;  // the last one started, until it is on the stream
+  std::optional<CallBeside> meeting_;  // puts it there, where its ranks meet for the first time
+  std::set<int> sent_to_, received_from_;
   std::vector<std::shared_ptr<Flight>> open_;
   std::vector<std::unique_ptr<Pause>> pauses_;
   double hop_seconds_ = 0;
