@@ -19,6 +19,18 @@ void require(bool holds, const char* wanted) {
   if (!holds) throw failure(std::string("cuda block kernels: ") + wanted);
 }
 
+/// Whether the memory of both, from a view's first element to its last, has a byte in common.
+bool overlap(const TensorView<float>& y, const AnyView& u) {
+  if (y.data == nullptr || element_count(y.shape) == 0) return false;
+  const auto end_of = [](const auto& view, std::size_t element_bytes) {
+    std::int64_t last = 0;
+    for (std::size_t i = 0; i < view.shape.size(); ++i) last += (view.shape[i] - 1) * view.strides[i];
+    return reinterpret_cast<std::uintptr_t>(view.data) + static_cast<std::size_t>(last + 1) * element_bytes;
+  };
+  return reinterpret_cast<std::uintptr_t>(y.data) < end_of(u, size_of(u.type)) &&
+         reinterpret_cast<std::uintptr_t>(u.data) < end_of(y, sizeof(float));
+}
+
 class Cublas {
  public:
   explicit Cublas(cudaStream_t stream) : library_(math_libraries()) {
@@ -142,12 +154,16 @@ void CudaSsmKernels::scan(const ScanInputs& inputs, const ScanSummary& state, Te
   task.delta_sum = reach.in_out(state.delta_sum, sums);
   if (inputs.tokens() > 0) {
     task.inputs = near_inputs(reach, inputs);
-    // y may be the memory of u, of which a block reads what another may have written by then.
-    float* const fresh = y.data == nullptr ? nullptr : reach.scratch<float>(element_count(shape));
-    if (fresh != nullptr) task.y = dense_any_view(fresh, ElementType::kFloat32, shape);
+    const TensorView<float> to = reach.in_out(y);
+    // Of u's memory a block reads what another may have written by then.
+    float* const fresh = overlap(to, task.inputs.u) ? reach.scratch<float>(element_count(shape)) : nullptr;
+    if (fresh != nullptr) {
+      task.y = dense_any_view(fresh, ElementType::kFloat32, shape);
+    } else if (to.data != nullptr) {
+      task.y = {reinterpret_cast<std::byte*>(to.data), ElementType::kFloat32, to.shape, to.strides};
+    }
     launch(reach, task);
     if (fresh != nullptr) {
-      const TensorView<float> to = reach.in_out(y);
       for (std::int64_t batch = 0; batch < shape[0]; ++batch) {
         const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * sizeof(float); };
         cuda::check(cudaMemcpy2DAsync(to.row(batch, 0, 0), bytes(to.strides[1]), fresh + batch * shape[1] * shape[3],

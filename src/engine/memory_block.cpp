@@ -26,10 +26,11 @@ class SyntheticBlock : public MemoryBlock {
     const auto count = static_cast<std::size_t>(element_count(shape));
     std::vector<float> values(std::min(count, kDistinctSyntheticValues));
     fill_synthetic_block(spec_, 0, dataset, own_.begin * shape[2] * shape[3], values);
+    std::vector<std::byte> elements(values.size() * size_of(spec_.dtype));
+    convert_elements(values.data(), ElementType::kFloat32, elements.data(), spec_.dtype, values.size());
     buffer = Buffer(count * size_of(spec_.dtype), &space == &host_memory() ? ledger_ : nullptr, space);
-    for (std::size_t at = 0; at < count; at += values.size()) {
-      convert_elements(values.data(), ElementType::kFloat32, buffer.as<std::byte>() + at * size_of(spec_.dtype),
-                       spec_.dtype, std::min(values.size(), count - at));
+    for (std::size_t at = 0; at < buffer.size_bytes(); at += elements.size()) {
+      space.copy_in(buffer.as<std::byte>() + at, elements.data(), std::min(elements.size(), buffer.size_bytes() - at));
     }
     return dense_any_view(std::as_const(buffer).data(), spec_.dtype, shape);
   }
@@ -116,7 +117,7 @@ class MambaBlock final : public SyntheticBlock {
     weights_.out_proj = parameter("mamba/out_proj", m.d_out * m.d_inner);
     task_.layout = &plan.layout;
     task_.weights = &placed_.emplace(weights_, kernels.work_memory());
-    task_.x = input("mamba/x", rows(1, m.d_model), x_, kernels.memory());
+    task_.x = input("mamba/x", rows(1, m.d_model), x_, kernels.work_memory());
     task_.out = output(rows(1, m.d_out), y_, kernels.work_memory());
     task_.block_channels = plan.block_channels;
     task_.reproducible = config.reproducible;
@@ -152,7 +153,7 @@ class ChelaBlock final : public SyntheticBlock {
     task_.layout = &plan.layout;
     task_.weights = &placed_.emplace(weights_, kernels.work_memory());
     task_.scale = chela_scale(config, plan.shape.chela);
-    task_.x = input("chela/x", rows(1, s.channels), x_, kernels.memory());
+    task_.x = input("chela/x", rows(1, s.channels), x_, kernels.work_memory());
     task_.y = output(rows(1, s.channels), y_, kernels.work_memory());
     task_.reproducible = config.reproducible;
   }
@@ -179,7 +180,7 @@ std::unique_ptr<MemoryBlock> make_memory_block(const BlockPlan& plan, const Synt
                                                const RunConfig& config, int rank, const BlockKernels& kernels,
                                                MemoryLedger* ledger) {
   if (std::holds_alternative<SsmParams>(plan.shape.mechanism)) {
-    return std::make_unique<SsmBlock>(plan, spec, config, rank, kernels.ssm().memory(), ledger);
+    return std::make_unique<SsmBlock>(plan, spec, config, rank, kernels.ssm().work_memory(), ledger);
   }
   if (std::holds_alternative<MambaParams>(plan.shape.mechanism)) {
     return std::make_unique<MambaBlock>(plan, spec, config, rank, kernels.ssm(), ledger);
