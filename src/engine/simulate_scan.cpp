@@ -149,14 +149,16 @@ void simulate_linear(const SimulatedLinear& linear, SimulatedRanks& ranks) {
     const double tokens = static_cast<double>(linear.layout->local_tokens(rank)) * linear.batch;
     const double useful = heads * tokens * cost.row_seconds;
     const double output = cost.corrected(cost.call_seconds + useful, 1.0);
-    const double sum = heads * tokens * cost.state_row_seconds;
+    double summary = cost.call_seconds + heads * tokens * cost.state_row_seconds;
+    // Kept, it is a part of what the output by itself takes.
+    if (linear.keeps_summaries) summary = std::min(summary, output);
     ranks.useful_seconds += std::min(useful, output) * scan.slots;
     // Where an output begins with a summary anyway, the last rank makes one, too, while it waits.
     const bool is_last = rank == participants.back();
     const bool sums_up =
         linear.kind == ScanKind::kLogarithmic && (!is_last || (linear.keeps_summaries && rank != participants.front()));
-    if (sums_up) scan.state_seconds[place] = cost.call_seconds + sum;
-    scan.output_seconds[place] = sums_up && linear.keeps_summaries ? std::max(0.0, output - sum) : output;
+    if (sums_up) scan.state_seconds[place] = summary;
+    scan.output_seconds[place] = sums_up && linear.keeps_summaries ? output - summary : output;
   }
   simulate_scan(scan, ranks);
   for (std::size_t rank = 0; rank < finish.size(); ++rank) {

@@ -221,7 +221,7 @@ TEST_CASE("linear heads of one state go together; kept summaries are not repeate
   linear.heads_a_state = 64;
   CHECK(seconds() == Approx(2e-5 + sum + 2 * shape.inside.seconds(6e5) + output));
   linear.keeps_summaries = true;
-  CHECK(seconds() == Approx(2e-5 + 2 * shape.inside.seconds(6e5) + output));
+  CHECK(seconds() == Approx(1e-5 + 2 * shape.inside.seconds(6e5) + output));
   const SequenceLayout whole(LayoutKind::kContiguous, 6400, 1, 64);
   linear.layout = &whole;
   SimulatedRanks alone(make_shape(1, 1));
