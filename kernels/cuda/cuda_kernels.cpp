@@ -6,10 +6,10 @@
 #include <numbers>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "core/error.hpp"
 #include "kernels/cuda/attend.hpp"
+#include "kernels/cuda/attend_counters.hpp"
 #include "kernels/cuda/block_backend.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/device_memory.hpp"
@@ -57,34 +57,20 @@ std::size_t row_bytes(const PartialShape& shape) {
   return rows_of(shape) * sizeof(float);
 }
 
-/// Tiles of the grid over the task's runs that hold a visible pair.
-std::int64_t visible_tiles(const AttendTask& task, std::int64_t query_tile, std::int64_t key_tile) {
-  std::int64_t tiles = 0;
-  for (std::int64_t begin = task.query_run.begin; begin < task.query_run.end; begin += query_tile) {
-    const std::int64_t end = std::min(task.query_run.end, begin + query_tile);
-    const std::int64_t first =
-        std::max(task.key_run.begin, begin - std::min(task.band.max_delta, begin - task.key_run.begin));
-    const std::int64_t last = std::min(task.key_run.end, end - std::max(task.band.min_delta, end - task.key_run.end));
-    if (first >= last) continue;
-    tiles += ceil_div(last - task.key_run.begin, key_tile) - (first - task.key_run.begin) / key_tile;
-  }
-  return tiles;
-}
-
 class CudaKernels final : public Kernels {
  public:
   explicit CudaKernels(int device)
       : is_hopper_(compute_capability_major(device) == 9),
         memory_(stream_, usage_, false),
         staging_(staging_stream_, usage_, true),
-        linear_(make_linear_kernels(stream_, memory_)) {
+        linear_(make_linear_kernels(stream_, memory_)),
+        counters_(memory_) {
     cudaDeviceProp properties{};
     check(cudaGetDeviceProperties(&properties, device));
     device_ =
         std::string(properties.name) + ", sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
     workspace_ = Buffer(static_cast<std::size_t>(kWorkspaceBytes), nullptr, memory_);
     workspace_.fill_zero();
-    counters_ = Buffer(static_cast<std::size_t>(kWorkspaceBytes) * kMostUntold, nullptr, memory_);
   }
   ~CudaKernels() override { cudaStreamSynchronize(stream_.get()); }
 
@@ -128,26 +114,24 @@ class CudaKernels final : public Kernels {
     return (std::size_t{1} << 20) + static_cast<std::size_t>(kMostPartBytes);
   }
 
-  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block,
-                     Heartbeat& heartbeat) override {
-    return attend_dense(task, params, block, heartbeat, takes_hopper(task));
+  AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block, Heartbeat&) override {
+    return attend_dense(task, params, block, takes_hopper(task));
   }
-  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat& heartbeat) override {
-    return attend_dense(task, params, block, heartbeat, takes_hopper(task));
+  AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat&) override {
+    return attend_dense(task, params, block, takes_hopper(task));
   }
-  AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat& heartbeat) override {
+  AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat&) override {
     if (is_empty(task)) return {};
     if (searches_hopper(task, chosen)) {
       DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
       launch.starts = take_identity(block);
       cuda::attend(launch, search_of(chosen), stream_.get());
-      return stats_of(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false, heartbeat);
+      return counted(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false);
     }
     portable::attend(launch_of(task, partial_of(block)), search_of(chosen), stream_.get());
-    return stats_of(task, portable::kQueryTile, portable::kKeyTile, false, heartbeat);
+    return counted(task, portable::kQueryTile, portable::kKeyTile, false);
   }
-  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
-                     Heartbeat& heartbeat) override;
+  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block, Heartbeat&) override;
 
   void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
     block.first_query = sample.query_run.begin;
@@ -215,8 +199,7 @@ class CudaKernels final : public Kernels {
 
   AttendStats settle(Heartbeat& heartbeat) override {
     stream_.wait(heartbeat);
-    told_ += read_counters();
-    return std::exchange(told_, {});
+    return counters_.take();
   }
 
   const LinearKernels& linear() const override { return *linear_; }
@@ -268,15 +251,19 @@ class CudaKernels final : public Kernels {
     return buffer;
   }
 
-  /// A launch with counters of its own, which stats_of() is to be called for.
+  /// A launch with counters of its own, which counted() is to be called for.
   DeviceAttend launch_of(const AttendTask& task, const DevicePartial& partial) {
-    if (std::ssize(untold_) == kMostUntold) told_ += read_counters();
     DeviceAttend launch;
     launch.task = task;
     launch.partial = partial;
     launch.starts = false;
-    launch.workspace = counters_.as<std::uint32_t>() + 2 * untold_.size();
+    launch.workspace = counters_.next_workspace();
     return launch;
+  }
+  /// Nothing yet: settle() tells.
+  AttendStats counted(const AttendTask& task, std::int64_t rows_a_tile, std::int64_t keys_a_tile, bool exits_early) {
+    counters_.add(task, rows_a_tile, keys_a_tile, exits_early);
+    return {};
   }
 
   static std::uint32_t* words_of(const Buffer& buffer) {
@@ -304,8 +291,7 @@ class CudaKernels final : public Kernels {
   }
 
   template <typename Params>
-  AttendStats attend_dense(const AttendTask& task, const Params& params, LseBlock& block, Heartbeat& heartbeat,
-                           bool by_hopper) {
+  AttendStats attend_dense(const AttendTask& task, const Params& params, LseBlock& block, bool by_hopper) {
     if (is_empty(task)) return {};
     DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
     launch.starts = take_identity(block);
@@ -313,10 +299,10 @@ class CudaKernels final : public Kernels {
     launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
     if (by_hopper) {
       cuda::attend(launch, params, stream_.get());
-      return stats_of(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false, heartbeat);
+      return counted(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false);
     }
     portable::attend(launch, params, stream_.get());
-    return stats_of(task, portable::kQueryTile, portable::kKeyTile, false, heartbeat);
+    return counted(task, portable::kQueryTile, portable::kKeyTile, false);
   }
 
   void finish_lse(const FinishTask& task, const LseBlock& block) const {
@@ -333,56 +319,6 @@ class CudaKernels final : public Kernels {
     return open;
   }
 
-  /// What a launch still has to tell: its tiles are counted on the device.
-  struct Untold {
-    std::int64_t visible_pairs = 0;
-    std::int64_t visible_tiles = 0;
-    std::int64_t tile_pairs = 0;
-    bool exits_early = false;
-  };
-
-  /// Nothing yet: settle() tells. Pairs are those visible, or with `exits_early` at most those of the tiles computed.
-  AttendStats stats_of(const AttendTask& task, std::int64_t rows_a_tile, std::int64_t keys_a_tile, bool exits_early,
-                       Heartbeat&) {
-    const std::int64_t streams = task.q.shape[0] * static_cast<std::int64_t>(task.slots.size());
-    Untold untold{visible_pairs(task) * streams, 0, rows_a_tile * keys_a_tile, exits_early};
-    if (exits_early) untold.visible_tiles = visible_tiles(task, rows_a_tile, keys_a_tile) * streams;
-    untold_.push_back(untold);
-    return {};
-  }
-
-  /// Waits for the launches since the last time.
-  AttendStats read_counters() {
-    std::vector<std::uint32_t> words(2 * untold_.size());
-    if (!words.empty()) memory_.copy_out(words.data(), counters_.data(), words.size() * sizeof(std::uint32_t));
-    AttendStats sum;
-    for (std::size_t i = 0; i < untold_.size(); ++i) {
-      const Untold& untold = untold_[i];
-      AttendStats stats{untold.visible_pairs, words[2 * i + 1], 0};
-      if (untold.exits_early) {
-        stats.pairs = std::min(stats.pairs, stats.tiles_computed * untold.tile_pairs);
-        stats.tiles_skipped = std::max<std::int64_t>(0, untold.visible_tiles - stats.tiles_computed);
-      }
-      sum += stats;
-    }
-    untold_.clear();
-    return sum;
-  }
-
-  static std::int64_t visible_pairs(const AttendTask& task) {
-    if (task.max_deltas.empty()) return count_pairs(task.band, task.query_run, task.key_run);
-    // Beside the launch that it counts; a row takes a few instructions.
-    std::int64_t pairs = 0;
-    for (std::size_t row = 0; row < task.max_deltas.size(); ++row) {
-      const std::int64_t query = task.query_run.begin + static_cast<std::int64_t>(row);
-      const std::int64_t max_delta = std::min(task.band.max_delta, task.max_deltas[row]);
-      const std::int64_t first = std::max(task.key_run.begin, query - max_delta);
-      const std::int64_t last = std::min(task.key_run.end - 1, query - task.band.min_delta);
-      pairs += std::max<std::int64_t>(0, last - first + 1);
-    }
-    return pairs;
-  }
-
   bool is_hopper_;
   Stream stream_, staging_stream_;
   DeviceUsage usage_;
@@ -390,14 +326,11 @@ class CudaKernels final : public Kernels {
   std::unique_ptr<LinearKernels> linear_;
   std::string device_;
   Buffer workspace_;
-  static constexpr int kMostUntold = 256;
-  Buffer counters_;  // kMostUntold workspaces
-  std::vector<Untold> untold_;
-  AttendStats told_;
+  AttendCounters counters_;
 };
 
 AttendStats CudaKernels::attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
-                                Heartbeat& heartbeat) {
+                                Heartbeat&) {
   if (is_empty(task)) return {};
   DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
   launch.starts = take_identity(block);
@@ -412,7 +345,7 @@ AttendStats CudaKernels::attend(const AttendTask& task, const StickBreakingParam
   }
   const std::int64_t rows_a_tile = by_hopper ? query_tile(task.q.shape[3]) : portable::kQueryTile;
   const std::int64_t keys_a_tile = by_hopper ? key_tile(task.q.shape[3]) : portable::kKeyTile;
-  return stats_of(task, rows_a_tile, keys_a_tile, params.epsilon > 0.0, heartbeat);
+  return counted(task, rows_a_tile, keys_a_tile, params.epsilon > 0.0);
 }
 
 }  // namespace
