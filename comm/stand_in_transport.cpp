@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cassert>
 
-#include "comm/solo_transport.hpp"
-
 namespace ringscan {
 
 Ticket StandInTransport::exchange(const Transfer& transfer) {
@@ -16,10 +14,6 @@ Ticket StandInTransport::exchange(const Transfer& transfer) {
   exchange_seconds_ += watch.seconds();
   since_.lap();
   return Ticket();
-}
-
-std::unique_ptr<PendingSum> StandInTransport::start_sum(std::int64_t value) {
-  return SoloTransport().start_sum(value);
 }
 
 }  // namespace ringscan
