@@ -9,20 +9,14 @@
 #include "engine/simulate_ring.hpp"
 #include "engine/simulate_scan.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/cluster_costs.hpp"
 
 using namespace ringscan;
 using ringscan::test::contains_text;
+using ringscan::test::make_bare_profile;
+using ringscan::test::make_shape;
 
 namespace {
-
-ClusterShape make_shape(int world, int per_node = 4) {
-  ClusterShape shape;
-  shape.world_size = world;
-  shape.ranks_per_node = shape.cores_per_node = per_node;
-  shape.inside = {1e-5, 1e9, 1.0};
-  shape.between = {5e-5, 1e8, 1.0};
-  return shape;
-}
 
 KernelCost make_cost(const std::string& mechanism) {
   KernelCost cost;
@@ -38,11 +32,7 @@ KernelCost make_cost(const std::string& mechanism) {
 }
 
 CostProfile make_profile() {
-  CostProfile profile;
-  profile.backend = "cpu";
-  profile.device = "none";
-  profile.pack_bytes_per_second = 1e10;
-  profile.inside = LinkCost{1e-5, 1e9, 1.0};
+  CostProfile profile = make_bare_profile();
   for (const char* name : {"softmax", "stick-breaking", "cog", "sparse-window", "sparse-topk", "linear"}) {
     profile.kernels.push_back(make_cost(name));
   }

@@ -13,20 +13,14 @@
 #include "engine/simulate_scan.hpp"
 #include "engine/synthetic_plan.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/cluster_costs.hpp"
 
 using namespace ringscan;
 using ringscan::test::contains_text;
+using ringscan::test::make_bare_profile;
+using ringscan::test::make_shape;
 
 namespace {
-
-ClusterShape make_shape(int world, int per_node) {
-  ClusterShape shape;
-  shape.world_size = world;
-  shape.ranks_per_node = shape.cores_per_node = per_node;
-  shape.inside = {1e-5, 1e9, 1.0};
-  shape.between = {5e-5, 1e8, 1.0};
-  return shape;
-}
 
 BlockCost make_cost(const std::string& mechanism, std::int64_t channels) {
   BlockCost cost;
@@ -47,11 +41,7 @@ BlockCost make_cost(const std::string& mechanism, std::int64_t channels) {
 }
 
 CostProfile make_profile() {
-  CostProfile profile;
-  profile.backend = "cpu";
-  profile.device = "none";
-  profile.pack_bytes_per_second = 1e10;
-  profile.inside = LinkCost{1e-5, 1e9, 1.0};
+  CostProfile profile = make_bare_profile();
   for (const char* name : {"ssm", "mamba", "chela"}) {
     profile.blocks.push_back(make_cost(name, 128));
     profile.blocks.push_back(make_cost(name, 64));
