@@ -1,25 +1,17 @@
 // Convolutions, gates and affine maps of the CHELA block against the oracle, on every instruction set or device.
 #include <array>
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "kernels/reference/chela_oracle.hpp"
 #include "tests/kernels/blocks_under_test.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/normal_values.hpp"
 
 using namespace ringscan;
 using namespace ringscan::test;
 
 namespace {
-
-std::vector<float> normal(std::size_t count, std::uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> distribution;
-  std::vector<float> values(count);
-  for (float& value : values) value = distribution(generator);
-  return values;
-}
 
 std::vector<double> exactly(std::span<const float> values) {
   return {values.begin(), values.end()};
@@ -41,9 +33,9 @@ double relative_error(std::span<const float> found, std::span<const double> want
 TEST_CASE("the oracle's transform equals its direct sums") {
   for (const auto& [tokens, width, before] :
        std::vector<std::array<std::size_t, 3>>{{1, 1, 0}, {5, 3, 2}, {100, 170, 0}, {100, 170, 169}, {333, 64, 20}}) {
-    const auto taps = exactly(normal(width, 1));
-    const auto in = exactly(normal(tokens, 2));
-    const auto past = exactly(normal(before, 3));
+    const auto taps = exactly(normal_values(width, 1));
+    const auto in = exactly(normal_values(tokens, 2));
+    const auto past = exactly(normal_values(before, 3));
     const auto direct = oracle::causal_convolution(taps, past, in);
     const auto transformed = oracle::causal_convolution_by_transform(taps, past, in);
     for (std::size_t t = 0; t < tokens; ++t) REQUIRE(std::abs(direct[t] - transformed[t]) <= 1e-11);
@@ -55,8 +47,8 @@ TEST_CASE("the direct convolution equals the oracle, and does not depend on wher
     for (const auto& [tokens, channels, width] :
          std::vector<std::array<std::int64_t, 3>>{{1, 1, 1}, {7, 5, 20}, {50, 33, 4}, {65, 16, 64}}) {
       const std::int64_t before = width - 1;
-      const auto taps = normal(static_cast<std::size_t>(channels * width), 11);
-      const auto inputs = normal(static_cast<std::size_t>((before + tokens) * channels), 12);
+      const auto taps = normal_values(channels * width, 11);
+      const auto inputs = normal_values((before + tokens) * channels, 12);
       std::vector<float> whole(static_cast<std::size_t>(tokens * channels));
       std::vector<float> pieces(whole.size());
       const auto convolve = [&](std::int64_t begin, std::int64_t count, std::vector<float>& out) {
@@ -91,7 +83,7 @@ TEST_CASE("the direct convolution equals the oracle, and does not depend on wher
 TEST_CASE("gates and affine maps") {
   for_each_chela([](ChelaKernels& kernels) {
     for (const std::size_t count : {1u, 7u, 16u, 100u}) {
-      const auto x = normal(count, 13), factor = normal(count, 14), offset = normal(count, 15);
+      const auto x = normal_values(count, 13), factor = normal_values(count, 14), offset = normal_values(count, 15);
       std::vector<float> rows(x);
       rows.insert(rows.end(), factor.begin(), factor.end());
       kernels.affine(rows.data(), 2, factor, offset, rows.data());

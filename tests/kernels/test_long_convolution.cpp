@@ -1,13 +1,13 @@
 // Long convolutions of many channels against direct sums in float64, on every instruction set or device.
 #include <array>
 #include <cmath>
-#include <random>
 #include <vector>
 
 #include "core/buffer.hpp"
 #include "kernels/reference/chela_oracle.hpp"
 #include "tests/kernels/blocks_under_test.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/normal_values.hpp"
 
 using namespace ringscan;
 using namespace ringscan::test;
@@ -15,14 +15,6 @@ using namespace ringscan::test;
 namespace {
 
 constexpr double kBound = 3e-6;
-
-std::vector<float> normal(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> distribution;
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = distribution(generator);
-  return values;
-}
 
 /// Rows of batch items, or for one item lines, with what stands before them.
 struct Problem {
@@ -36,9 +28,9 @@ struct Problem {
   std::vector<float> taps;    // [channels, width]
 
   void fill() {
-    past = normal(has_past ? batch * (width - 1) * channels : 0, 1);
-    values = normal(batch * tokens * channels, 2);
-    taps = normal(channels * width, 3);
+    past = normal_values(has_past ? batch * (width - 1) * channels : 0, 1);
+    values = normal_values(batch * tokens * channels, 2);
+    taps = normal_values(channels * width, 3);
   }
   Shape4 shape(std::int64_t rows) const { return {batch, rows, 1, channels}; }
 };
@@ -184,7 +176,7 @@ TEST_CASE("transposing reads and writes rows that lie apart, and leaves what lie
     for (const auto& [rows, columns] :
          std::vector<std::array<std::int64_t, 2>>{{1, 1}, {3, 70}, {70, 3}, {33, 65}, {200, 37}}) {
       const std::int64_t from_stride = columns + 5, to_stride = rows + 3;
-      const std::vector<float> from = normal(rows * from_stride, 4);
+      const std::vector<float> from = normal_values(rows * from_stride, 4);
       std::vector<float> to(static_cast<std::size_t>(columns * to_stride), -7.0f);
       kernels.transpose({from.data(), from_stride, to.data(), to_stride, rows, columns});
       for (std::int64_t column = 0; column < columns; ++column) {
