@@ -6,7 +6,6 @@
 #include <functional>
 #include <iostream>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <vector>
 
 #include "apps/analysis_plot.hpp"
@@ -16,6 +15,7 @@
 #include "apps/bench_ssm.hpp"
 #include "apps/commands.hpp"
 #include "apps/measurement.hpp"
+#include "apps/normal_values.hpp"
 #include "apps/peer_sgemm.hpp"
 #include "core/buffer.hpp"
 #include "core/error.hpp"
@@ -62,14 +62,6 @@ class PeakSampler final : public Heartbeat {
   double seconds_ = 0.0;
   std::vector<double> peaks_;
 };
-
-std::vector<float> normal_values(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = normal(generator);
-  return values;
-}
 
 struct KernelFigures {
   double gflops = 0.0;

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <random>
 #include <vector>
 
+#include "apps/normal_values.hpp"
 #include "core/stopwatch.hpp"
 #include "kernels/cpu/exp_rate.hpp"
 #include "kernels/ssm_kernels.hpp"
@@ -15,14 +15,6 @@ namespace {
 
 constexpr std::int64_t kStates = 16;
 constexpr double kSampleSeconds = 0.05;
-
-std::vector<float> random_values(std::int64_t count, std::uint32_t seed, float offset) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal(offset);
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& value : values) value = normal(generator);
-  return values;
-}
 
 /// Bytes read and written a second.
 double measure_copy_rate(std::vector<float>& to, const std::vector<float>& from) {
@@ -39,8 +31,8 @@ double measure_copy_rate(std::vector<float>& to, const std::vector<float>& from)
 
 SsmFigures bench_ssm(std::int64_t seq_len, int repeats) {
   const std::int64_t rows = seq_len * kSsmBenchChannels;
-  const auto u = random_values(rows, 1, 0.0f), z = random_values(rows, 2, 0.0f), delta = random_values(rows, 3, -4.6f);
-  const auto b = random_values(seq_len * kStates, 4, 0.0f), c = random_values(seq_len * kStates, 5, 0.0f);
+  const auto u = normal_values(rows, 1), z = normal_values(rows, 2), delta = normal_values(rows, 3, -4.6f);
+  const auto b = normal_values(seq_len * kStates, 4), c = normal_values(seq_len * kStates, 5);
   std::vector<float> a(static_cast<std::size_t>(kSsmBenchChannels * kStates));
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = -static_cast<float>(i % kStates + 1);
   const std::vector<float> d(static_cast<std::size_t>(kSsmBenchChannels), 1.0f);
