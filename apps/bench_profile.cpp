@@ -72,7 +72,8 @@ class ProfileBench {
         for (const std::int64_t head_dim : options_.head_dims) {
           if (part == nullptr) continue;
           if (is_block_name(mechanism)) {
-            note_block(measure_block(*part, *kernels_, options_, mechanism, head_dim, memory_bytes_));
+            note_block(measure_block(*part, *kernels_, options_, mechanism, head_dim, memory_bytes_,
+                                     profile_.sends_from_shard));
           } else {
             measure_kernel(*part, at_once, mechanism, head_dim);
           }

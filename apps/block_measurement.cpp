@@ -35,13 +35,14 @@ struct Figures {
 class BlockBench {
  public:
   BlockBench(Transport& part, Kernels& kernels, const BenchOptions& options, const std::string& mechanism,
-             std::int64_t head_dim, std::size_t memory_bytes)
+             std::int64_t head_dim, std::size_t memory_bytes, bool carries)
       : part_(part),
         kernels_(kernels),
         options_(options),
         mechanism_(mechanism),
         head_dim_(head_dim),
         memory_bytes_(memory_bytes),
+        carried_(carries && !kernels.memory().is_host() ? &kernels.memory() : nullptr),
         longest_(*std::max_element(options.seq_lens.begin(), options.seq_lens.end())) {}
 
   BlockCost run() {
@@ -109,7 +110,7 @@ class BlockBench {
 
   /// A rank with so many tokens at that place.
   Figures measure(std::int64_t tokens, const Place& place) {
-    StandInTransport others(place.rank, place.world);
+    StandInTransport others(place.rank, place.world, carried_);
     RunConfig config = study_config(mechanism_, options_.heads, {});
     config.reproducible = place.reproducible;
     LayerShape layer;
@@ -157,6 +158,7 @@ class BlockBench {
   const std::string& mechanism_;
   std::int64_t head_dim_;
   std::size_t memory_bytes_;
+  MemorySpace* carried_;  // by a run's transport, beside the host's
   std::int64_t longest_;  // of those asked for
 };
 
@@ -167,8 +169,8 @@ bool is_block_name(const std::string& mechanism) {
 }
 
 BlockCost measure_block(Transport& part, Kernels& kernels, const BenchOptions& options, const std::string& mechanism,
-                        std::int64_t head_dim, std::size_t memory_bytes) {
-  return BlockBench(part, kernels, options, mechanism, head_dim, memory_bytes).run();
+                        std::int64_t head_dim, std::size_t memory_bytes, bool carries) {
+  return BlockBench(part, kernels, options, mechanism, head_dim, memory_bytes, carries).run();
 }
 
 }  // namespace ringscan

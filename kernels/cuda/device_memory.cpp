@@ -138,6 +138,12 @@ void DeviceMemory::copy_rows(void* to, std::size_t to_pitch, const void* from, s
   check(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, row_bytes, rows, cudaMemcpyDeviceToDevice, stream_));
 }
 
+bool DeviceMemory::holds(const void* data) const {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, data));
+  return attributes.type == cudaMemoryTypeDevice && attributes.device == device_;
+}
+
 std::size_t DeviceMemory::free_bytes() const {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total));

@@ -60,6 +60,7 @@ class DeviceMemory final : public MemorySpace {
   void fill_zero(void* data, std::size_t bytes) override;
   void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t row_bytes,
                  std::size_t rows) override;
+  bool holds(const void* data) const override;
   void* work_queue() const override { return stream_; }
   std::size_t free_bytes() const override;
   std::size_t peak_bytes() const override { return usage_.peak_bytes(); }

@@ -24,6 +24,9 @@ class MemorySpace {
   virtual void copy_rows(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                          std::size_t row_bytes, std::size_t rows) = 0;
 
+  /// Whether `data` lies here; asked of spaces that are not the host's.
+  virtual bool holds(const void*) const { return is_host(); }
+
   /// Where work on the space's memory stands in line, this space's fill_zero() and copy_rows() with it (on a GPU a
   /// stream): what a transport that carries this memory has to follow. Null: all is done when a call returns.
   virtual void* work_queue() const { return nullptr; }

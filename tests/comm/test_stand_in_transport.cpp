@@ -4,7 +4,9 @@
 #include <vector>
 
 #include "comm/stand_in_transport.hpp"
+#include "core/buffer.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/far_memory.hpp"
 
 using namespace ringscan;
 
@@ -24,4 +26,24 @@ TEST_CASE("what a rank would wait for is there at once") {
   CHECK(transport.start_sum(4)->get() == 4);
   CHECK(transport.first_ranks(2)->world_size() == 2);
   CHECK(transport.first_ranks(1) == nullptr);
+}
+
+TEST_CASE(
+    "where it stands in for a transport that carries a device's memory, what arrives there does so without the host") {
+  test::FarMemory far;
+  StandInTransport by_host(0, 2), transport(0, 2, &far);
+  CHECK(!by_host.carries(far));
+  CHECK(transport.carries(far));
+  CHECK(transport.carries(host_memory()));
+  CHECK(transport.first_ranks(2)->carries(far));
+  Buffer received(12, nullptr, far);
+  Ticket moving = transport.exchange({-1, {}, 1, received.bytes()});
+  moving.order();
+  CHECK(moving.poll());
+  CHECK(far.copied_in_bytes() == 0);
+  const auto* const floats = received.as<float>();
+  CHECK(std::all_of(floats, floats + 3, [](float x) { return x == 0.0f; }));
+  std::vector<float> here(3, 0.0f);
+  transport.exchange({-1, {}, 1, std::as_writable_bytes(std::span(here))}).wait();
+  CHECK(here == std::vector<float>(3, 1.0f));
 }

@@ -61,6 +61,7 @@ class FarMemory final : public MemorySpace {
   std::size_t copied_in_bytes() const { return copied_in_bytes_; }
   std::size_t copied_out_bytes() const { return copied_out_bytes_; }
 
+  bool holds(const void* data) const override { return holds(data, 1); }
   bool holds(const void* data, std::size_t bytes) const {
     const std::lock_guard lock(mutex_);
     const auto* first = static_cast<const unsigned char*>(data);
