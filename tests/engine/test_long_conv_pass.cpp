@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <vector>
 
@@ -104,7 +103,7 @@ Outcome run(const Problem& p, const SequenceLayout& layout, bool reproducible, T
   expect(transport, ledger.current_bytes() == 0);
   expect(transport, ledger.peak_bytes() <=
                         long_conv_pass_bytes(layout, p.batch, p.channels, p.width, reproducible, kernels) + 1024);
-  std::memcpy(values.data(), values_there.data(), values_there.size_bytes());
+  std::copy_n(values_there.as<float>(), values.size(), values.begin());
   outcome.whole.assign(p.x.size(), 0.0);
   for (std::int64_t b = 0; b < p.batch; ++b) {
     std::copy_n(values.begin() + b * own.size() * p.channels, own.size() * p.channels,
