@@ -3,11 +3,11 @@
 #include <cmath>
 #include <vector>
 
+#include "apps/normal_values.hpp"
 #include "core/buffer.hpp"
 #include "kernels/reference/chela_oracle.hpp"
 #include "tests/kernels/blocks_under_test.hpp"
 #include "tests/support/catch.hpp"
-#include "tests/support/normal_values.hpp"
 
 using namespace ringscan;
 using namespace ringscan::test;
