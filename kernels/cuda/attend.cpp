@@ -28,11 +28,6 @@ void require_shapes(const DeviceAttend& launch) {
           "o must have q's type and head_dim, data and strides multiples of 16 bytes");
 }
 
-template <typename View>
-RowStrides row_strides(const View& view) {
-  return {view.strides[0], view.strides[1], view.strides[2]};
-}
-
 AttendParams make_params(const DeviceAttend& launch, double epsilon) {
   AttendParams p = score_params(launch.task, query_tile(launch.task.q.shape[3]), launch.workspace);
   p.log2_epsilon = epsilon > 0.0 ? static_cast<float>(std::log2(epsilon)) : -std::numeric_limits<float>::infinity();

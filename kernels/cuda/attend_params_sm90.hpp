@@ -22,6 +22,11 @@ struct RowStrides {
   std::int64_t head = 0;
 };
 
+template <typename View>
+RowStrides row_strides(const View& view) {
+  return {view.strides[0], view.strides[1], view.strides[2]};
+}
+
 struct SearchRow;
 
 struct AttendParams {

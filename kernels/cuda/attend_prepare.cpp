@@ -7,6 +7,7 @@
 #include "core/error.hpp"
 #include "kernels/cuda/attend_launch_sm90.hpp"
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/multiprocessors.hpp"
 #include "kernels/cuda/split_tail.hpp"
 #include "kernels/cuda/tensor_map.hpp"
 #include "kernels/cuda/work_order.hpp"
@@ -84,16 +85,12 @@ AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std:
 ItemParts::ItemParts(AttendParams& params, cudaStream_t stream) : stream_(stream) {
   if (params.max_deltas != nullptr) return;  // on the device, so that the items' lengths are not known here
   const auto rows = static_cast<int>(query_tile(params.head_dim)), keys = static_cast<int>(key_tile(params.head_dim));
-  int device = 0, multiprocessors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   const std::int64_t row_floats = params.head_dim + 2;
   const auto partial_bytes = static_cast<std::int64_t>(sizeof(float)) * rows * row_floats;
-  const TailSplit split =
-      split_tail(params.num_items, static_cast<std::uint32_t>(multiprocessors), partial_bytes, [&](std::uint32_t item) {
-        const QueryTile queries = query_tile_of(params, item, rows);
-        return std::int64_t{key_tiles_of(params, queries.row, params.max_delta, rows, keys).count};
-      });
+  const TailSplit split = split_tail(params.num_items, count_multiprocessors(), partial_bytes, [&](std::uint32_t item) {
+    const QueryTile queries = query_tile_of(params, item, rows);
+    return std::int64_t{key_tiles_of(params, queries.row, params.max_delta, rows, keys).count};
+  });
   if (split.num_parts == 1) return;
   const std::int64_t num_rows = std::int64_t{split.num_items} * (split.num_parts - 1) * rows;
   const auto bytes = static_cast<std::size_t>(num_rows * row_floats) * sizeof(float);

@@ -25,12 +25,20 @@ __device__ void add_scaled(float4& to, const float4& x, float factor) {
   to.w = fmaf(x.w, factor, to.w);
 }
 
+/// Those of a carried row's parts, the nearest first.
+struct PartRows {
+  const AttendParams& p;
+  std::int64_t first;  ///< place of the first among the rows of parts
+  int rows_a_tile;
+
+  __device__ PartialRow operator()(std::uint32_t i) const {
+    return {p.part_out, p.part_first, p.part_sum, first + std::int64_t{i} * rows_a_tile, p.head_dim};
+  }
+};
+
 /// Sums relative to the larger maximum.
-__device__ void join_lse(const PartialRow& near, const AttendParams& p, std::int64_t first_part, int rows_a_tile) {
+__device__ void join_lse(const PartialRow& near, const AttendParams& p, const PartRows& part) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const auto part = [&](std::uint32_t i) {
-    return PartialRow(p.part_out, p.part_first, p.part_sum, first_part + std::int64_t{i} * rows_a_tile, p.head_dim);
-  };
   const float near_max = *near.first;
   float max = near_max;
   for (std::uint32_t i = 0; i + 1 < p.num_parts; ++i) max = fmaxf(max, *part(i).first);
@@ -53,11 +61,8 @@ __device__ void join_lse(const PartialRow& near, const AttendParams& p, std::int
 }
 
 /// Nearer parts leave less of the stick to those behind.
-__device__ void join_stick(const PartialRow& near, const AttendParams& p, std::int64_t first_part, int rows_a_tile) {
+__device__ void join_stick(const PartialRow& near, const AttendParams& p, const PartRows& part) {
   const int lane = static_cast<int>(threadIdx.x % 32);
-  const auto part = [&](std::uint32_t i) {
-    return PartialRow(p.part_out, p.part_first, p.part_sum, first_part + std::int64_t{i} * rows_a_tile, p.head_dim);
-  };
   const float near_stick = *near.first;
   float log2_stick = near_stick;
   for (int column = lane; column < p.head_dim / 4; column += 32) {
@@ -81,11 +86,11 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (row >= p.num_queries) return;
   const std::int64_t carried = (std::int64_t{tile.batch} * p.num_slots + tile.slot) * p.num_queries + row;
   const PartialRow near(p.out, p.first, p.sum, carried, p.head_dim);
-  const std::int64_t first_part = std::int64_t{blockIdx.x} * (p.num_parts - 1) * rows_a_tile + row_of_tile;
+  const PartRows parts{p, std::int64_t{blockIdx.x} * (p.num_parts - 1) * rows_a_tile + row_of_tile, rows_a_tile};
   if (is_stick) {
-    join_stick(near, p, first_part, rows_a_tile);
+    join_stick(near, p, parts);
   } else {
-    join_lse(near, p, first_part, rows_a_tile);
+    join_lse(near, p, parts);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/multiprocessors.hpp"
 
 namespace ringscan::cuda {
 
@@ -12,12 +13,8 @@ template <typename Shared, int kThreads, typename Params, typename Maps>
 void launch_persistent(void (*kernel)(Params, Maps), unsigned num_items, const Params& params, const Maps& maps,
                        cudaStream_t stream) {
   constexpr int kSharedBytes = sizeof(Shared) + 1024;  // room to align
-  int device = 0;
-  int num_multiprocessors = 0;
-  check(cudaGetDevice(&device));
-  check(cudaDeviceGetAttribute(&num_multiprocessors, cudaDevAttrMultiProcessorCount, device));
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-  const unsigned blocks = std::min(static_cast<unsigned>(num_multiprocessors), num_items);
+  const unsigned blocks = std::min(count_multiprocessors(), num_items);
   kernel<<<blocks, kThreads, kSharedBytes, stream>>>(params, maps);
   check(cudaGetLastError());
 }

@@ -51,16 +51,13 @@ LinearDeviceParams make_params(const LinearTask& task, const LinearParams& param
   require(task.k.shape[3] == shape.head_dim && task.v.shape[3] == shape.v_dim, "k and v must have the state's widths");
   require(shape.has_normalizer == (params.normalizer == Normalizer::kZ), "the state must have the normaliser");
   LinearDeviceParams p;
-  const auto rows_in = [](const AnyView& view) {
-    return RowsIn{view.data, view.type, {view.strides[0], view.strides[1], view.strides[2]}};
-  };
   p.q = rows_in(task.q);
   p.k = rows_in(task.k);
   p.v = rows_in(task.v);
   if (params.decay == Decay::kToken) p.log_decay = rows_in(task.log_decay);
   p.o = task.o.data;
   p.o_type = task.o.type;
-  p.o_strides = {task.o.strides[0], task.o.strides[1], task.o.strides[2]};
+  p.o_strides = row_strides(task.o);
   p.tokens = task.k.shape[1];
   p.segments = cut(shape, p.tokens, workspace);
   p.head_dim = static_cast<int>(shape.head_dim);

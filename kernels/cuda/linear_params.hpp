@@ -8,6 +8,7 @@
 
 namespace ringscan::cuda {
 
+using portable::rows_in;
 using portable::RowsIn;
 
 /// The segments of a run, and where each one's summary and the state at its begin lie: [batch, slots, segments] of

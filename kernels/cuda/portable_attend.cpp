@@ -15,9 +15,9 @@ void require(bool holds, const std::string& wanted) {
   if (!holds) throw failure("CUDA attend: " + wanted);
 }
 
-RowsIn rows_in(const AnyView& view) {
+RowsIn input_rows(const AnyView& view) {
   require(view.type != ElementType::kFloat64, "q, k and v must be float32, bfloat16 or float16");
-  return {view.data, view.type, {view.strides[0], view.strides[1], view.strides[2]}};
+  return rows_in(view);
 }
 
 /// What all launches share; v is not looked at.
@@ -29,8 +29,8 @@ PortableParams score_params(const AttendTask& task) {
   require(task.q.shape[1] == task.query_run.size() && (task.key_run.empty() || task.k.shape[1] == task.key_run.size()),
           "views must be as long as their runs");
   require(task.slots.size() <= kMaxSlots, "found " + std::to_string(task.slots.size()) + " heads, wanted at most 256");
-  p.q = rows_in(task.q);
-  p.k = rows_in(task.k);
+  p.q = input_rows(task.q);
+  p.k = input_rows(task.k);
   p.num_queries = task.query_run.size();
   p.num_keys = task.key_run.size();
   p.query_minus_key = task.query_run.begin - task.key_run.begin;
@@ -57,7 +57,7 @@ PortableParams attend_params(const DeviceAttend& launch, double epsilon, cudaStr
   PortableParams p = score_params(task);
   p.v_dim = static_cast<int>(launch.partial.shape.v_dim);
   require(p.v_dim >= 0 && p.v_dim <= 256, "found v_dim " + std::to_string(p.v_dim) + ", wanted at most 256");
-  if (p.v_dim > 0) p.v = rows_in(task.v);
+  if (p.v_dim > 0) p.v = input_rows(task.v);
   require(
       p.v_dim == 0 || task.key_run.empty() || (task.v.shape[3] == p.v_dim && task.v.shape[1] == task.key_run.size()),
       "v must have the partial's v_dim and be as long as its run");

@@ -145,14 +145,6 @@ __global__ void finish_stick_kernel(const __grid_constant__ FinishParams p) {
   });
 }
 
-template <typename View>
-RowStrides strides_of(const View& view) {
-  return {view.strides[0], view.strides[1], view.strides[2]};
-}
-RowsIn rows_in(const AnyView& view) {
-  return {view.data, view.type, strides_of(view)};
-}
-
 FinishParams finish_params(const FinishTask& task, const DevicePartial& block) {
   if (task.slots.size() > static_cast<std::size_t>(kMaxSlots)) throw failure("CUDA finish: wanted at most 256 heads");
   FinishParams p{};
@@ -161,11 +153,11 @@ FinishParams finish_params(const FinishTask& task, const DevicePartial& block) {
   p.sum = block.sum;
   p.o = task.o.data;
   p.type = task.o.type;
-  p.o_strides = strides_of(task.o);
+  p.o_strides = row_strides(task.o);
   p.statistic = task.statistic.data;
-  p.statistic_strides = strides_of(task.statistic);
+  p.statistic_strides = row_strides(task.statistic);
   p.kept_mass = task.kept_mass.data;
-  p.kept_mass_strides = strides_of(task.kept_mass);
+  p.kept_mass_strides = row_strides(task.kept_mass);
   p.own = rows_in(task.v_own);
   p.vector = rows_in(task.remainder_value);
   p.num_rows = block.shape.rows;

@@ -16,6 +16,10 @@ struct RowsIn {
   RowStrides strides;
 };
 
+inline RowsIn rows_in(const AnyView& view) {
+  return {view.data, view.type, row_strides(view)};
+}
+
 struct PortableParams {
   RowsIn q, k, v;
   std::int64_t num_queries = 0;

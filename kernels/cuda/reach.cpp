@@ -35,15 +35,14 @@ void bring_near(const void* data, std::size_t bytes, cudaStream_t stream) {
   if (can) check(cudaMemPrefetchAsync(data, bytes, cudaMemLocation{cudaMemLocationTypeDevice, device}, 0, stream));
 }
 
-/// Elements from a view's first to behind its last.
+}  // namespace
+
 std::int64_t extent_of(const Shape4& shape, const Shape4& strides) {
   if (element_count(shape) == 0) return 0;
   std::int64_t last = 0;
   for (std::size_t i = 0; i < shape.size(); ++i) last += (shape[i] - 1) * strides[i];
   return last + 1;
 }
-
-}  // namespace
 
 Reach::~Reach() {
   for (void* data : owned_) cudaFreeAsync(data, stream_);

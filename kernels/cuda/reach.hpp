@@ -12,6 +12,9 @@
 
 namespace ringscan::cuda {
 
+/// Elements from a view's first to behind its last.
+std::int64_t extent_of(const Shape4& shape, const Shape4& strides);
+
 /// One a call, on the calling thread's current device. Null pointers stay null.
 class Reach {
  public:

@@ -39,10 +39,6 @@ unsigned blocks_of(std::int64_t threads) {
   return static_cast<unsigned>(ceil_div(threads, 256));
 }
 
-RowsIn rows_in(const AnyView& view) {
-  return {view.data, view.type, {view.strides[0], view.strides[1], view.strides[2]}};
-}
-
 bool has_float32(const ScanInputs& in) {
   return in.u.type == ElementType::kFloat32 || in.delta.type == ElementType::kFloat32 ||
          in.b.type == ElementType::kFloat32 || in.c.type == ElementType::kFloat32 ||
@@ -97,7 +93,7 @@ void scan(const DeviceScan& task, cudaStream_t stream) {
   p.delta_bias = in.delta_bias;
   p.y = task.y.data;
   p.y_type = task.y.type;
-  p.y_strides = {task.y.strides[0], task.y.strides[1], task.y.strides[2]};
+  p.y_strides = row_strides(task.y);
   p.h_in = task.h_in;
   p.h_out = task.h_out;
   p.delta_parts = task.delta_sum != nullptr ? static_cast<float*>(task.workspace) : nullptr;

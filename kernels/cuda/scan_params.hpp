@@ -7,6 +7,7 @@
 
 namespace ringscan::cuda {
 
+using portable::rows_in;
 using portable::RowsIn;
 
 inline constexpr int kScanThreads = 256;

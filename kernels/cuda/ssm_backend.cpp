@@ -23,9 +23,8 @@ void require(bool holds, const char* wanted) {
 bool overlap(const TensorView<float>& y, const AnyView& u) {
   if (y.data == nullptr || element_count(y.shape) == 0) return false;
   const auto end_of = [](const auto& view, std::size_t element_bytes) {
-    std::int64_t last = 0;
-    for (std::size_t i = 0; i < view.shape.size(); ++i) last += (view.shape[i] - 1) * view.strides[i];
-    return reinterpret_cast<std::uintptr_t>(view.data) + static_cast<std::size_t>(last + 1) * element_bytes;
+    return reinterpret_cast<std::uintptr_t>(view.data) +
+           static_cast<std::size_t>(extent_of(view.shape, view.strides)) * element_bytes;
   };
   return reinterpret_cast<std::uintptr_t>(y.data) < end_of(u, size_of(u.type)) &&
          reinterpret_cast<std::uintptr_t>(u.data) < end_of(y, sizeof(float));
