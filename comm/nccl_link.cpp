@@ -20,21 +20,25 @@ constexpr double kEndLimitSeconds = 10;
 /// give 160, all that NCCL would take 330), and a ring's transfers have a step's time.
 constexpr int kMostBlocks = 16;
 
-/// Both sides in one group, behind what the stream has.
-ncclResult_t put_on_stream(const Transfer& transfer, ncclComm_t communicator, cudaStream_t stream) {
+/// All sides in one group, behind what the stream has.
+ncclResult_t put_on_stream(const std::vector<Transfer>& transfers, ncclComm_t communicator, cudaStream_t stream) {
   const ncclResult_t started = ncclGroupStart();
   if (started != ncclSuccess) return started;
-  ncclResult_t sent = ncclSuccess, received = ncclSuccess;
-  if (transfer.to_rank >= 0) {
-    sent = ncclSend(transfer.send.data(), transfer.send.size(), ncclInt8, transfer.to_rank, communicator, stream);
+  ncclResult_t first_error = ncclSuccess;
+  const auto note = [&](ncclResult_t result) {
+    if (first_error == ncclSuccess) first_error = result;
+  };
+  for (const Transfer& transfer : transfers) {
+    if (transfer.to_rank >= 0) {
+      note(ncclSend(transfer.send.data(), transfer.send.size(), ncclInt8, transfer.to_rank, communicator, stream));
+    }
+    if (transfer.from_rank >= 0) {
+      note(ncclRecv(transfer.receive.data(), transfer.receive.size(), ncclInt8, transfer.from_rank, communicator,
+                    stream));
+    }
   }
-  if (transfer.from_rank >= 0) {
-    received =
-        ncclRecv(transfer.receive.data(), transfer.receive.size(), ncclInt8, transfer.from_rank, communicator, stream);
-  }
-  const ncclResult_t grouped = ncclGroupEnd();  // whatever came before: an open group would swallow the end, too
-  if (sent != ncclSuccess) return sent;
-  return received != ncclSuccess ? received : grouped;
+  note(ncclGroupEnd());  // whatever came before: an open group would swallow the end, too
+  return first_error;
 }
 
 }  // namespace
@@ -185,7 +189,7 @@ void Link::await_launch() {
   }
 }
 
-std::shared_ptr<Flight> Link::start(const Transfer& transfer) {
+std::shared_ptr<Flight> Link::start(std::vector<Transfer> transfers) {
   if (!end_reason_.empty()) throw failure(end_reason_);
   await_launch();
   // The work that this one waits for must not wait for a transfer that may never end: end() waits for that work.
@@ -194,7 +198,7 @@ std::shared_ptr<Flight> Link::start(const Transfer& transfer) {
     while (flight->is_ordered && !poll(*flight)) std::this_thread::yield();
   }
   auto flight = std::make_shared<Flight>();
-  flight->transfer = transfer;
+  flight->transfers = std::move(transfers);
   open_.push_back(flight);
   launch(*flight);
   launching_ = flight;
@@ -208,18 +212,20 @@ void Link::launch(Flight& flight) {
   flight.begin.record(stream_);
   // Kernels behind it do not take every multiprocessor before the transfer has its own.
   if (open_.size() == 1) check(cudaStreamWaitEvent(options_.work_stream, flight.begin.get(), 0));
-  if (has_met(flight.transfer)) {
-    require(put_on_stream(flight.transfer, communicator_, stream_), "passing on keys");
+  if (have_met(flight.transfers)) {
+    require(put_on_stream(flight.transfers, communicator_, stream_), "passing on keys");
     return;
   }
-  meeting_.emplace([transfer = flight.transfer, communicator = communicator_, stream = stream_] {
-    return put_on_stream(transfer, communicator, stream);
+  meeting_.emplace([transfers = flight.transfers, communicator = communicator_, stream = stream_] {
+    return put_on_stream(transfers, communicator, stream);
   });
 }
 
-bool Link::has_met(const Transfer& transfer) const {
-  return (transfer.to_rank < 0 || sent_to_.contains(transfer.to_rank)) &&
-         (transfer.from_rank < 0 || received_from_.contains(transfer.from_rank));
+bool Link::have_met(const std::vector<Transfer>& transfers) const {
+  return std::all_of(transfers.begin(), transfers.end(), [&](const Transfer& transfer) {
+    return (transfer.to_rank < 0 || sent_to_.contains(transfer.to_rank)) &&
+           (transfer.from_rank < 0 || received_from_.contains(transfer.from_rank));
+  });
 }
 
 /// The end of a transfer can be marked on the stream only once NCCL has put the transfer there.
@@ -233,8 +239,10 @@ void Link::finish_launch() {
     const ncclResult_t result = meeting_->result();
     meeting_.reset();
     require(result, "passing on keys");
-    sent_to_.insert(launching_->transfer.to_rank);
-    received_from_.insert(launching_->transfer.from_rank);
+    for (const Transfer& transfer : launching_->transfers) {
+      sent_to_.insert(transfer.to_rank);
+      received_from_.insert(transfer.from_rank);
+    }
   }
   launching_->end.record(stream_);
   launching_->is_launched = true;
@@ -243,10 +251,11 @@ void Link::finish_launch() {
 
 void Link::require_in_time(const Flight& flight) {
   if (flight.since_begin.seconds() <= options_.hop_limit_seconds) return;
-  const Transfer& transfer = flight.transfer;
   std::string reason = "rank " + std::to_string(control_.rank());
-  if (transfer.to_rank >= 0) reason += ", sending to rank " + std::to_string(transfer.to_rank);
-  if (transfer.from_rank >= 0) reason += ", receiving from rank " + std::to_string(transfer.from_rank);
+  for (const Transfer& transfer : flight.transfers) {
+    if (transfer.to_rank >= 0) reason += ", sending to rank " + std::to_string(transfer.to_rank);
+    if (transfer.from_rank >= 0) reason += ", receiving from rank " + std::to_string(transfer.from_rank);
+  }
   fail(reason + ": a transfer took longer than the time limit");
 }
 

@@ -37,9 +37,9 @@ class Event {
   cudaEvent_t event_ = nullptr;
 };
 
-/// One transfer under way.
+/// Transfers under way that were started as one.
 struct Flight {
-  Transfer transfer;
+  std::vector<Transfer> transfers;
   Event ready;  ///< the work before it is done
   Event begin;  ///< and the transfers before it
   Event end;    ///< recorded once NCCL has put the transfer on the stream
@@ -81,7 +81,7 @@ class Link {
 
   /// Waits until NCCL has put the last transfer on the stream (which its peers' coming to it may take, the first time
   /// they meet), and until those are done that work waits for on the device. @pre a side with a rank has bytes.
-  std::shared_ptr<Flight> start(const Transfer& transfer);
+  std::shared_ptr<Flight> start(std::vector<Transfer> transfers);
   /// True once it is done. @throws Error(kFailure) where it, or any rank, has failed; the communicator has ended then.
   bool poll(Flight& flight);
   /// Work that is queued behind this begins once the transfer is done.
@@ -107,7 +107,7 @@ class Link {
   void require_peers();
   [[noreturn]] void fail(const std::string& reason);
   void launch(Flight& flight);
-  bool has_met(const Transfer& transfer) const;
+  bool have_met(const std::vector<Transfer>& transfers) const;
   void finish_launch();
   void await_launch();
   void require_in_time(const Flight& flight);

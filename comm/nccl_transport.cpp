@@ -3,6 +3,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "comm/nccl_link.hpp"
 #include "comm/traced_transport.hpp"
@@ -42,6 +43,13 @@ bool is_on_device(const void* data) {
   return attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
 }
 
+/// A side without bytes moves nothing.
+Transfer without_empty(Transfer sides) {
+  if (sides.to_rank < 0 || sides.send.empty()) sides.to_rank = -1, sides.send = {};
+  if (sides.from_rank < 0 || sides.receive.empty()) sides.from_rank = -1, sides.receive = {};
+  return sides;
+}
+
 class NcclTransportImpl final : public NcclTransport {
  public:
   NcclTransportImpl(Transport& control, const NcclOptions& options)
@@ -73,25 +81,22 @@ class NcclTransportImpl final : public NcclTransport {
     control_.announce_failure();
   }
 
-  Ticket exchange(const Transfer& transfer) override {
-    Transfer sides = transfer;
-    if (sides.to_rank < 0 || sides.send.empty()) sides.to_rank = -1, sides.send = {};
-    if (sides.from_rank < 0 || sides.receive.empty()) sides.from_rank = -1, sides.receive = {};
-    sent_bytes_ += sides.send.size();
-    const bool sends_device = sides.to_rank >= 0 && is_on_device(sides.send.data());
-    const bool receives_device = sides.from_rank >= 0 && is_on_device(sides.receive.data());
-    if (!sends_device && !receives_device) return control_.exchange(sides);
-    const bool mixes = (sides.to_rank >= 0 && !sends_device) || (sides.from_rank >= 0 && !receives_device);
-    if (mixes) throw failure("NCCL: one side of a transfer lies on the host, the other on the device");
-    // NCCL would say so by a hang or by an error of its own; a rank alone can tell.
-    if ((sides.to_rank == rank()) != (sides.from_rank == rank()) ||
-        (sides.to_rank == rank() && sides.send.size() != sides.receive.size())) {
-      throw failure("NCCL: a rank sends to itself and receives from itself in one transfer, equal bytes");
+  Ticket exchange(const Transfer& transfer) override { return exchange_all({&transfer, 1}); }
+
+  Ticket exchange_all(std::span<const Transfer> transfers) override {
+    std::vector<Transfer> on_host, on_device;
+    for (const Transfer& transfer : transfers) {
+      const Transfer sides = without_empty(transfer);
+      if (sides.to_rank < 0 && sides.from_rank < 0) continue;
+      sent_bytes_ += sides.send.size();
+      (moves_device_memory(sides) ? on_device : on_host).push_back(sides);
     }
+    if (on_device.empty()) return control_.exchange_all(on_host);
+    if (!on_host.empty()) throw failure("NCCL: some of the transfers that start as one lie on the host");
     const std::int64_t begin_ns = Trace::now_ns();
-    Ticket ticket(std::make_unique<NcclTransfer>(link_, link_->start(sides)));
+    Ticket ticket(std::make_unique<NcclTransfer>(link_, link_->start(on_device)));
     Trace* const trace = Trace::of_this_thread();
-    return trace == nullptr ? std::move(ticket) : trace_transfer(std::move(ticket), sides, begin_ns, *trace);
+    return trace == nullptr ? std::move(ticket) : trace_transfers(std::move(ticket), on_device, begin_ns, *trace);
   }
 
   bool carries(const MemorySpace& space) const override {
@@ -102,6 +107,20 @@ class NcclTransportImpl final : public NcclTransport {
   double hop_seconds() const override { return link_->hop_seconds(); }
 
  private:
+  bool moves_device_memory(const Transfer& sides) const {
+    const bool sends_device = sides.to_rank >= 0 && is_on_device(sides.send.data());
+    const bool receives_device = sides.from_rank >= 0 && is_on_device(sides.receive.data());
+    if (!sends_device && !receives_device) return false;
+    const bool mixes = (sides.to_rank >= 0 && !sends_device) || (sides.from_rank >= 0 && !receives_device);
+    if (mixes) throw failure("NCCL: one side of a transfer lies on the host, the other on the device");
+    // NCCL would say so by a hang or by an error of its own; a rank alone can tell.
+    if ((sides.to_rank == rank()) != (sides.from_rank == rank()) ||
+        (sides.to_rank == rank() && sides.send.size() != sides.receive.size())) {
+      throw failure("NCCL: a rank sends to itself and receives from itself in one transfer, equal bytes");
+    }
+    return true;
+  }
+
   std::unique_ptr<Transport> own_control_;  // of a group made by first_ranks()
   Transport& control_;
   NcclOptions options_;

@@ -1,18 +1,19 @@
 #include "comm/traced_transport.hpp"
 
-#include <optional>
+#include <algorithm>
 #include <string>
+#include <vector>
 
 namespace ringscan {
 namespace {
 
-class TracedTransfer final : public Ticket::Impl {
+class TracedTransfers final : public Ticket::Impl {
  public:
-  TracedTransfer(Ticket inner, const Transfer& transfer, std::int64_t begin_ns, Trace& trace)
+  TracedTransfers(Ticket inner, std::span<const Transfer> transfers, std::int64_t begin_ns, Trace& trace)
       : inner_(std::move(inner)), trace_(trace) {
-    if (transfer.to_rank >= 0) sent_ = side(SpanKind::kSend, transfer.to_rank, transfer.send.size(), begin_ns);
-    if (transfer.from_rank >= 0) {
-      received_ = side(SpanKind::kReceive, transfer.from_rank, transfer.receive.size(), begin_ns);
+    for (const Transfer& transfer : transfers) {
+      if (transfer.to_rank >= 0) add_side(SpanKind::kSend, transfer.to_rank, transfer.send.size(), begin_ns);
+      if (transfer.from_rank >= 0) add_side(SpanKind::kReceive, transfer.from_rank, transfer.receive.size(), begin_ns);
     }
   }
 
@@ -25,7 +26,10 @@ class TracedTransfer final : public Ticket::Impl {
   void wait() override {
     if (is_done_) return;
     {
-      const TraceSpan span(SpanKind::kWait, received_ ? "for rank " + std::to_string(received_->peer) : "");
+      const auto received = std::find_if(sides_.begin(), sides_.end(),
+                                         [](const TraceEvent& side) { return side.kind == SpanKind::kReceive; });
+      const TraceSpan span(SpanKind::kWait,
+                           received != sides_.end() ? "for rank " + std::to_string(received->peer) : "");
       inner_.wait();
     }
     note_done();
@@ -38,25 +42,22 @@ class TracedTransfer final : public Ticket::Impl {
   void abandon() override { inner_ = Ticket(); }
 
  private:
-  static std::optional<TraceEvent> side(SpanKind kind, int peer, std::size_t bytes, std::int64_t begin_ns) {
-    if (bytes == 0) return std::nullopt;
-    return TraceEvent{kind, TraceThread::kCompute, begin_ns, begin_ns, 0, bytes, peer, {}};
+  void add_side(SpanKind kind, int peer, std::size_t bytes, std::int64_t begin_ns) {
+    if (bytes > 0) sides_.push_back({kind, TraceThread::kCompute, begin_ns, begin_ns, 0, bytes, peer, {}});
   }
 
   void note_done() {
     is_done_ = true;
     const std::int64_t now_ns = Trace::now_ns();
-    for (std::optional<TraceEvent>* side : {&sent_, &received_}) {
-      if (!*side) continue;
-      (*side)->end_ns = now_ns;
-      trace_.record(**side);
+    for (TraceEvent& side : sides_) {
+      side.end_ns = now_ns;
+      trace_.record(side);
     }
   }
 
   Ticket inner_;
   Trace& trace_;
-  std::optional<TraceEvent> sent_;
-  std::optional<TraceEvent> received_;
+  std::vector<TraceEvent> sides_;
   bool is_done_ = false;
 };
 
@@ -74,8 +75,8 @@ class TracedSum final : public PendingSum {
 
 }  // namespace
 
-Ticket trace_transfer(Ticket inner, const Transfer& transfer, std::int64_t begin_ns, Trace& trace) {
-  return Ticket(std::make_unique<TracedTransfer>(std::move(inner), transfer, begin_ns, trace));
+Ticket trace_transfers(Ticket inner, std::span<const Transfer> transfers, std::int64_t begin_ns, Trace& trace) {
+  return Ticket(std::make_unique<TracedTransfers>(std::move(inner), transfers, begin_ns, trace));
 }
 
 void TracedTransport::barrier() {
@@ -102,7 +103,14 @@ Ticket TracedTransport::exchange(const Transfer& transfer) {
   const std::int64_t begin_ns = Trace::now_ns();
   Ticket inner = inner_.exchange(transfer);
   sent_bytes_ += transfer.send.size();
-  return trace_transfer(std::move(inner), transfer, begin_ns, trace_);
+  return trace_transfers(std::move(inner), {&transfer, 1}, begin_ns, trace_);
+}
+
+Ticket TracedTransport::exchange_all(std::span<const Transfer> transfers) {
+  const std::int64_t begin_ns = Trace::now_ns();
+  Ticket inner = inner_.exchange_all(transfers);
+  for (const Transfer& transfer : transfers) sent_bytes_ += transfer.send.size();
+  return trace_transfers(std::move(inner), transfers, begin_ns, trace_);
 }
 
 std::unique_ptr<PendingSum> TracedTransport::start_sum(std::int64_t value) {

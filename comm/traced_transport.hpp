@@ -6,8 +6,8 @@
 
 namespace ringscan {
 
-/// The ticket of a transfer that began at `begin_ns` and becomes spans of `trace`, which must outlive it.
-Ticket trace_transfer(Ticket inner, const Transfer& transfer, std::int64_t begin_ns, Trace& trace);
+/// The ticket of transfers that began at `begin_ns` as one and become spans of `trace`, which must outlive it.
+Ticket trace_transfers(Ticket inner, std::span<const Transfer> transfers, std::int64_t begin_ns, Trace& trace);
 
 /// Passes every call on. Each side of a transfer becomes a span, from its start to the moment this rank learnt that
 /// both sides are done; blocking calls become spans of waiting. Duplicates and parts of the ranks are not traced.
@@ -26,6 +26,7 @@ class TracedTransport final : public Transport {
   using RankGroup::all_reduce;
 
   [[nodiscard]] Ticket exchange(const Transfer& transfer) override;
+  [[nodiscard]] Ticket exchange_all(std::span<const Transfer> transfers) override;
   [[nodiscard]] std::unique_ptr<PendingSum> start_sum(std::int64_t value) override;
   std::unique_ptr<Transport> duplicate() override { return inner_.duplicate(); }
   std::unique_ptr<Transport> first_ranks(int count) override { return inner_.first_ranks(count); }

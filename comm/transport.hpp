@@ -72,6 +72,9 @@ class Transport : public RankGroup {
 
   /// Starts a transfer. Transfers between two ranks match in the order they were started.
   [[nodiscard]] virtual Ticket exchange(const Transfer& transfer) = 0;
+  /// Starts several in this order, of which none waits for another to be started elsewhere: one launch of a device's
+  /// where the transport has such. The ticket stands for all of them.
+  [[nodiscard]] virtual Ticket exchange_all(std::span<const Transfer> transfers);
 
   [[nodiscard]] virtual std::unique_ptr<PendingSum> start_sum(std::int64_t value) = 0;
 

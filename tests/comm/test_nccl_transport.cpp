@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -136,6 +137,32 @@ TEST_CASE("sides that are absent or empty; polling comes to an end") {
     }
     expect(transport, ticket.poll());
     expect(transport, target.to_host() == pattern(prev_of(transport), 3, 1000));
+  });
+  SUCCEED();
+}
+
+TEST_CASE("transfers of device memory that start as one, some of them absent or empty") {
+  for_each_world([](NcclTransport& transport) {
+    const int rank = transport.rank(), ranks = transport.world_size();
+    const DeviceBytes own(pattern(rank, 4, 100'003));
+    for (int repeat = 0; repeat < 2; ++repeat) {  // the ranks meet for the first time, and again
+      std::vector<std::unique_ptr<DeviceBytes>> received;
+      std::vector<Transfer> transfers(1);
+      for (int distance = 1; distance < ranks; ++distance) {
+        received.push_back(std::make_unique<DeviceBytes>(own.span().size()));
+        Transfer& transfer = transfers.emplace_back();
+        if (rank + distance < ranks) transfer.to_rank = rank + distance, transfer.send = own.span();
+        if (rank - distance >= 0) transfer.from_rank = rank - distance, transfer.receive = received.back()->span();
+      }
+      transfers.push_back({next_of(transport), {}, prev_of(transport), {}});
+      transport.exchange_all(transfers).wait();
+      for (int distance = 1; distance <= rank; ++distance) {
+        expect(transport,
+               received[static_cast<std::size_t>(distance - 1)]->to_host() == pattern(rank - distance, 4, 100'003));
+      }
+    }
+    expect(transport, transport.sent_bytes() == 2 * 100'003u * static_cast<std::size_t>(ranks - 1 - rank));
+    transport.exchange_all({}).wait();
   });
   SUCCEED();
 }

@@ -136,6 +136,32 @@ TEST_CASE("Many transfers in flight match in the order they were started", "[tra
   });
 }
 
+TEST_CASE("Transfers that start as one end as one", "[transport]") {
+  for_each_world([](Transport& transport) {
+    const int rank = transport.rank(), ranks = transport.world_size();
+    const Bytes own = pattern(rank, 6, block_bytes(rank, kLongBlock));
+    for (const bool polls : {false, true}) {
+      std::vector<Bytes> received;
+      for (int from = 0; from < rank; ++from) received.emplace_back(block_bytes(from, kLongBlock));
+      std::vector<Transfer> transfers(1);
+      for (int distance = 1; distance < ranks; ++distance) {
+        Transfer& transfer = transfers.emplace_back();
+        if (rank + distance < ranks) transfer.to_rank = rank + distance, transfer.send = own;
+        if (rank - distance < 0) continue;
+        transfer.from_rank = rank - distance;
+        transfer.receive = received[static_cast<std::size_t>(rank - distance)];
+      }
+      Ticket moving = transport.exchange_all(transfers);
+      while (polls && !moving.poll()) std::this_thread::yield();
+      moving.wait();
+      for (int from = 0; from < rank; ++from) {
+        expect(transport, received[static_cast<std::size_t>(from)] == pattern(from, 6, block_bytes(from, kLongBlock)));
+      }
+    }
+    transport.exchange_all({}).wait();
+  });
+}
+
 TEST_CASE("Waiting for one direction does not hold up the other", "[transport]") {
   for_each_world([](Transport& transport) {
     // Each rank waits for its send before it touches its receive.
