@@ -16,9 +16,10 @@ constexpr double kStartLimitSeconds = 120;
 /// For a call to come back whose communicator has been aborted.
 constexpr double kEndLimitSeconds = 10;
 
-/// Multiprocessors that a transfer takes from the kernels beside it: enough for 290 GB/s between two H100 (half as many
-/// give 160, all that NCCL would take 330), and a ring's transfers have a step's time.
-constexpr int kMostBlocks = 16;
+/// Multiprocessors that a transfer takes from the kernels beside it. A ring of two has a long step for each hop, and
+/// does as well with 8; in one of four 16 are too slow for short steps (docs/performance-cuda.md), and a transfer that
+/// takes twice as many takes them half as long.
+constexpr int kMostBlocks = 32;
 
 /// All sides in one group, behind what the stream has.
 ncclResult_t put_on_stream(const std::vector<Transfer>& transfers, ncclComm_t communicator, cudaStream_t stream) {
