@@ -23,7 +23,8 @@ ScanSchedule schedule_at(ScanKind kind, const std::vector<int>& ranks, std::ptrd
   if (ranks.size() == 1) return {};
   if (kind == ScanKind::kSerial) return {{-1, rank_at(place - 1)}, {rank_at(place + 1), -1}};
   ScanSchedule schedule;
-  for (std::ptrdiff_t distance = 1; distance < std::ssize(ranks); distance *= 2) {
+  for (std::ptrdiff_t distance = 1; distance < std::ssize(ranks);
+       distance = kind == ScanKind::kDirect ? distance + 1 : 2 * distance) {
     schedule.push_back({rank_at(place + distance), rank_at(place - distance)});
   }
   return schedule;

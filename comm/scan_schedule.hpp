@@ -10,7 +10,7 @@ namespace ringscan {
 /// Each rank has a value over its own run of tokens and an associative, not commutative combine; it wants the combined
 /// value of all ranks before it. It keeps two: `before`, over ranks joined so far that lie before it (at first none),
 /// and `through`, the same and its own (at first its own). At each step it sends `through` as it is when the step
-/// begins; what it receives adjoins, on the far side, all that it has, and is joined to both.
+/// begins; what it receives adjoins, on the far side, all that it has, and is joined to both (kDirect: to `before`).
 struct ScanStep {
   int send_to = -1;    ///< -1: nothing is sent
   int recv_from = -1;  ///< -1: nothing is received
@@ -28,6 +28,10 @@ enum class ScanKind {
   /// a rank, P - 1 one after the other until the last rank has its own; each is joined in the order of the ranks, so
   /// that the result does not depend on their number where the combine is only nearly associative.
   kSerial,
+  /// All at once: a rank sends its own value, as it stands at the beginning, to each behind it, at step s to r + 1 + s.
+  /// P - 1 steps that do not wait for each other, P (P - 1) / 2 messages in all, one join a message: for few ranks
+  /// whose values are small beside a link's latency.
+  kDirect,
 };
 
 /// The steps of `rank`. Ranks without a token take no part: their schedule is empty and nobody waits for them. All

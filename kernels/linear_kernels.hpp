@@ -86,6 +86,10 @@ class LinearKernels {
 
   /// `near` becomes the state behind both runs: far's tokens, then near's.
   virtual void join(LinearState& near, const LinearState& far) const = 0;
+  /// `to` becomes the state behind all these runs, nearest first. @pre `to` is at the identity, and of their shape.
+  virtual void fold(LinearState& to, std::span<const LinearState> runs) const {
+    for (const LinearState& run : runs) join(to, run);
+  }
 
   /// Of one batch item and slot, exact in fp64: S [head_dim, v_dim] and, where the state has it, n [head_dim] (else
   /// empty). store() keeps Lambda as it is.

@@ -146,6 +146,40 @@ __global__ void join_decays(std::int64_t streams, float* near, const float* far)
   if (i < streams) near[i] += far[i];
 }
 
+/// States that are folded in one launch, nearest first.
+constexpr int kMostFolded = 16;
+struct FoldTask {
+  DeviceLinearState to;
+  DeviceLinearState runs[kMostFolded];
+  int count;
+};
+
+/// Of a part of the states, `size` elements a stream: `part(state)` is where it lies.
+template <typename Part>
+__device__ void fold_part(const FoldTask& task, std::int64_t size, Part part) {
+  const std::int64_t step = std::int64_t{gridDim.x} * blockDim.x;
+  const std::int64_t first = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  for (std::int64_t i = first; i < task.to.streams() * size; i += step) {
+    float x = 0.0f;
+    float passed = 0.0f;  // log decay of the runs nearer than this one
+    for (int run = 0; run < task.count; ++run) {
+      x = fmaf(part(task.runs[run])[i], expf(passed), x);
+      passed += task.runs[run].log_decay()[i / size];
+    }
+    part(task.to)[i] = x;
+  }
+}
+__global__ void fold_kernel(const __grid_constant__ FoldTask task) {
+  const LinearShape& shape = task.to.shape;
+  fold_part(task, shape.head_dim * shape.v_dim, [](const DeviceLinearState& state) { return state.s(); });
+  if (shape.has_normalizer) fold_part(task, shape.head_dim, [](const DeviceLinearState& state) { return state.n(); });
+  const std::int64_t stream = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (stream >= task.to.streams()) return;
+  float sum = 0.0f;
+  for (int run = 0; run < task.count; ++run) sum += task.runs[run].log_decay()[stream];
+  task.to.log_decay()[stream] = sum;
+}
+
 unsigned blocks_for(std::int64_t threads) {
   return static_cast<unsigned>(std::clamp<std::int64_t>(ceil_div(threads, 256), 1, 4096));
 }
@@ -206,6 +240,16 @@ void linear_join(const DeviceLinearState& near, const DeviceLinearState& far, cu
   }
   join_decays<<<blocks_for(streams), 256, 0, stream>>>(streams, near.log_decay(), far.log_decay());
   check(cudaGetLastError());
+}
+
+void linear_fold(const DeviceLinearState& to, std::span<const DeviceLinearState> runs, cudaStream_t stream) {
+  if (to.streams() == 0) return;
+  FoldTask task{to, {}, static_cast<int>(std::min<std::size_t>(runs.size(), kMostFolded))};
+  std::copy_n(runs.begin(), task.count, task.runs);
+  const std::int64_t threads = to.streams() * std::max<std::int64_t>(1, to.shape.head_dim * to.shape.v_dim);
+  fold_kernel<<<blocks_for(threads), 256, 0, stream>>>(task);
+  check(cudaGetLastError());
+  for (const DeviceLinearState& run : runs.subspan(static_cast<std::size_t>(task.count))) linear_join(to, run, stream);
 }
 
 void linear_reset(const DeviceLinearState& state, cudaStream_t stream) {

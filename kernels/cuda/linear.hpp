@@ -14,8 +14,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/linear_kernels.hpp"
+#include "mechanism/partials.hpp"
 
 namespace ringscan::cuda {
 
@@ -25,10 +27,12 @@ struct DeviceLinearState {
   LinearShape shape;
   float* data = nullptr;
 
-  std::int64_t streams() const { return shape.batch * shape.slots; }
-  float* log_decay() const { return data; }
-  float* s() const { return data + streams(); }
-  float* n() const { return shape.has_normalizer ? s() + streams() * shape.head_dim * shape.v_dim : nullptr; }
+  RINGSCAN_HOST_DEVICE std::int64_t streams() const { return shape.batch * shape.slots; }
+  RINGSCAN_HOST_DEVICE float* log_decay() const { return data; }
+  RINGSCAN_HOST_DEVICE float* s() const { return data + streams(); }
+  RINGSCAN_HOST_DEVICE float* n() const {
+    return shape.has_normalizer ? s() + streams() * shape.head_dim * shape.v_dim : nullptr;
+  }
 };
 std::size_t linear_state_bytes(const LinearShape& shape);
 
@@ -49,6 +53,8 @@ void linear_output(const LinearTask& task, const LinearParams& params, const Lin
 
 /// `near` becomes the state behind both runs: S = e^Lambda_near S_far + S_near, n likewise, Lambda the sum.
 void linear_join(const DeviceLinearState& near, const DeviceLinearState& far, cudaStream_t stream);
+/// `to` becomes the state behind all these runs, nearest first, whatever it is. @pre at least one, of one shape.
+void linear_fold(const DeviceLinearState& to, std::span<const DeviceLinearState> runs, cudaStream_t stream);
 void linear_reset(const DeviceLinearState& state, cudaStream_t stream);
 
 }  // namespace ringscan::cuda

@@ -1,6 +1,7 @@
 #include "kernels/cuda/linear_backend.hpp"
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "kernels/cuda/linear.hpp"
@@ -55,6 +56,13 @@ class CudaLinearKernels final : public LinearKernels {
 
   void join(LinearState& near, const LinearState& far) const override {
     linear_join(state_of(near), state_of(far), stream_.get());
+  }
+
+  void fold(LinearState& to, std::span<const LinearState> runs) const override {
+    if (runs.empty()) return;
+    std::vector<DeviceLinearState> states;
+    for (const LinearState& run : runs) states.push_back(state_of(run));
+    linear_fold(state_of(to), states, stream_.get());
   }
 
   void load(const LinearState& state, std::int64_t batch, std::int64_t slot, std::span<double> s,

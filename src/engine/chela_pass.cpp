@@ -271,11 +271,12 @@ std::size_t chela_pass_bytes(const ChelaShape& shape, const SequenceLayout& layo
   const auto heads = static_cast<std::size_t>(shape.num_heads);
   const std::size_t states = (linear_pass_states(heads, reproducible) + 2 * heads) *
                              (backend.linear.state_bytes({batch, 1, shape.head_dim(), shape.v_dim(), false}) + 128);
+  const std::size_t received = backend.linear.memory().is_host() ? 0 : kMostDirectBytes;
   const std::size_t halo = floats_bytes(3 * batch * (shape.short_width - 1) * shape.channels);
   const std::size_t convolving =
       halo + long_conv_pass_bytes(layout, batch, shape.channels, shape.long_width, reproducible, backend.chela);
   const std::size_t attending =
-      floats_bytes(3 * rows * shape.v_channels) + states +
+      floats_bytes(3 * rows * shape.v_channels) + states + received +
       backend.linear.linear_scratch_bytes({batch, shape.num_heads, shape.head_dim(), shape.v_dim(), false});
   return floats_bytes(2 * rows * shape.channels) + std::max(convolving, attending) + 16 * 128;
 }

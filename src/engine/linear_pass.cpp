@@ -247,6 +247,97 @@ class LogarithmicPass final : public LinearPass, private Heartbeat {
   double beat_seconds_ = 0.0;
 };
 
+/// Each state to all ranks behind at once, in a device's queue: one launch, where doubling has one after the other and
+/// the host between them.
+class DirectPass final : public LinearPass, private Heartbeat {
+ public:
+  using LinearPass::LinearPass;
+
+  RingPassResult run() {
+    if (!has_tokens_) {
+      pass_initial_on();
+      return result_;
+    }
+    schedule_ = make_scan_schedule(ScanKind::kDirect, *task_.layout, transport_.rank());
+    scans_.resize(groups_.count());
+    for (std::size_t group = 0; group < groups_.count(); ++group) add_scan(group, scans_[group]);
+    for (std::size_t group = 0; group < groups_.count(); ++group) {
+      Scan& scan = scans_[group];
+      // What the queue waits for is counted there, see end().
+      timed(result_.compute_seconds, [&] { scan.moving.order(); });
+      if (!is_first_) kernels_.fold(scan.before, scan.incoming);
+      advance(group, scan.before, &scan.summary, true, *this);
+      keep_final(std::move(scan.before));
+      scan.before = LinearState{};
+      scan.summary = Buffer();
+    }
+    end();
+    result_.steps_taken = static_cast<int>(schedule_.size());
+    return std::move(result_);
+  }
+
+ private:
+  struct Scan {
+    Buffer summary;
+    LinearState before;
+    LinearState through;                ///< this rank's own tokens; of the first, what stood before them, too
+    std::vector<LinearState> incoming;  ///< nearest first
+    Ticket moving;
+  };
+
+  void add_scan(std::size_t group, Scan& scan) {
+    scan.before = is_first_ ? initial_state(group) : new_state(group);
+    const bool sends =
+        std::any_of(schedule_.begin(), schedule_.end(), [](const ScanStep& s) { return s.send_to >= 0; });
+    // Whoever receives waits for what others sum up: it may as well, if its output begins with that anyway.
+    if (sends || (kernels_.keeps_summaries() && !is_first_)) {
+      scan.through = is_first_ ? initial_state(group) : new_state(group);
+      advance(group, scan.through, &scan.summary, false, *this);
+    }
+    const std::vector<Transfer> transfers = make_transfers(scan);
+    if (transfers.empty()) return;
+    // The transport's launch is under way while the device sums up.
+    timed(result_.compute_seconds, [&] { scan.moving = transport_.exchange_all(transfers); });
+  }
+
+  std::vector<Transfer> make_transfers(Scan& scan) {
+    std::vector<Transfer> transfers;
+    for (const ScanStep& step : schedule_) {
+      Transfer& transfer = transfers.emplace_back();
+      if (step.send_to >= 0) {
+        transfer.to_rank = step.send_to;
+        transfer.send = std::as_const(scan.through.data).bytes();
+        result_.sent_bytes += transfer.send.size();
+      }
+      if (step.recv_from < 0) continue;
+      LinearState& incoming = scan.incoming.emplace_back();
+      incoming.shape = scan.before.shape;
+      incoming.data = Buffer(scan.before.data.size_bytes(), nullptr, kernels_.memory());
+      transfer.from_rank = step.recv_from;
+      transfer.receive = incoming.data.bytes();
+    }
+    return transfers;
+  }
+
+  // A device computes meanwhile.
+  void beat() override {
+    for (Scan& scan : scans_) scan.moving.poll();  // where a rank has failed, the queue may stand still
+  }
+
+  void end() {
+    compute_to_end(*this);
+    timed(result_.exposed_seconds, [&] {
+      for (Scan& scan : scans_) scan.moving.wait();
+    });
+    const double waited = transport_.take_queue_seconds();
+    result_.compute_seconds -= waited;
+    result_.exposed_seconds += waited;
+  }
+
+  ScanSchedule schedule_;
+  std::vector<Scan> scans_;
+};
+
 /// From rank to rank, each state in place; the next rank has one group while this one has the next.
 class SerialPass final : public LinearPass {
  public:
@@ -303,9 +394,31 @@ int state_owner(const SequenceLayout& layout) {
   return ranks.empty() ? 0 : ranks.back();
 }
 
+ScanKind linear_scan_kind(bool reproducible, bool by_device, int ranks, std::size_t state_bytes) {
+  // Receiving all takes (P - 1) states' time, doubling log2 P launches besides, of about 80 us and as many bytes as go
+  // over NVLink meanwhile.
+  constexpr int kMostRanks = 16;
+  if (reproducible) return ScanKind::kSerial;
+  const auto others = static_cast<std::size_t>(std::max(0, ranks - 1));
+  return by_device && ranks <= kMostRanks && others * state_bytes <= kMostDirectBytes ? ScanKind::kDirect
+                                                                                      : ScanKind::kLogarithmic;
+}
+
 RingPassResult run_linear_pass(const LinearPassTask& task, Transport& transport, const LinearKernels& kernels,
                                MemoryLedger* ledger, const PassProgress& on_progress) {
-  if (task.reproducible) return SerialPass(task, transport, kernels, ledger, on_progress).run();
+  const LinearShape shape{task.k.shape[0],
+                          static_cast<std::int64_t>(std::min(task.slots.size(), kernels.slots_a_state())),
+                          task.k.shape[3], task.v.shape[3], task.params.normalizer == Normalizer::kZ};
+  const bool by_device = kernels.memory().work_queue() != nullptr && transport.carries(kernels.memory());
+  const auto ranks = static_cast<int>(scan_participants(*task.layout).size());
+  switch (linear_scan_kind(task.reproducible, by_device, ranks, kernels.state_bytes(shape))) {
+    case ScanKind::kSerial:
+      return SerialPass(task, transport, kernels, ledger, on_progress).run();
+    case ScanKind::kDirect:
+      return DirectPass(task, transport, kernels, ledger, on_progress).run();
+    case ScanKind::kLogarithmic:
+      break;
+  }
   return LogarithmicPass(task, transport, kernels, ledger, on_progress).run();
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "comm/scan_schedule.hpp"
 #include "comm/transport.hpp"
 #include "core/tensor_view.hpp"
 #include "engine/ring_pass.hpp"
@@ -66,17 +67,25 @@ struct LinearPassTask {
 /// The rank that holds the last token (0 where there is none).
 int state_owner(const SequenceLayout& layout);
 
-/// States that the pass holds, of one slot each, for `slots` slots; without the initial ones.
+/// States that the pass holds, of one slot each, for `slots` slots; without the initial ones, and kMostDirectBytes of a
+/// device.
 constexpr std::size_t linear_pass_states(std::size_t slots, bool reproducible) {
   return slots * (reproducible ? 1 : 3);
 }
 
+/// What a rank receives at most of one group where all states are sent at once.
+inline constexpr std::size_t kMostDirectBytes = std::size_t{16} << 20;
+
+/// How states of `state_bytes` each (of a group) go over the ranks that have tokens. `by_device`: the transport carries
+/// them in the order of the kernels' queue, where each doubling costs a launch and a look from the host.
+ScanKind linear_scan_kind(bool reproducible, bool by_device, int ranks, std::size_t state_bytes);
+
 /// Collective. Default: every rank but the last sums up its tokens into a state, which costs a quarter of the output or
 /// so; while heads are summed up, and then output, the scans of others go on. Where kernels keep summaries the last
 /// rank makes one, too, while it would wait, and no output repeats it. Where the transport carries the states in the
-/// order of the kernels' queue, the queue waits for them and the host does not. Communication a rank and head:
-/// ceil(log2 P) states sent at most. Reproducible: 1 state sent; rank r begins when rank r - 1 is done with the first
-/// state.
+/// order of the kernels' queue, the queue waits for them and the host does not; few and small ones then go to all ranks
+/// behind at once. Communication a rank and head: ceil(log2 P) states sent at most, or P - 1 at once. Reproducible: 1
+/// state sent; rank r begins when rank r - 1 is done with the first state.
 RingPassResult run_linear_pass(const LinearPassTask& task, Transport& transport, const LinearKernels& kernels,
                                MemoryLedger* ledger, const PassProgress& on_progress = {});
 

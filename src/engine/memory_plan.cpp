@@ -37,7 +37,8 @@ void add_scan_memory(const RunConfig& config, const PassPlan& pass, const HeadGr
   const std::size_t states =
       linear_pass_states(heads, config.reproducible) + (config.initial_state.empty() ? 0 : heads);
   LinearShape shape = state_shape(std::get<LinearParams>(pass.mechanism), layer);
-  memory.partial_bytes = std::max(memory.partial_bytes, states * kernels.linear().state_bytes(shape));
+  const std::size_t received = kernels.memory().is_host() ? 0 : kMostDirectBytes;
+  memory.partial_bytes = std::max(memory.partial_bytes, states * kernels.linear().state_bytes(shape) + received);
   shape.slots = static_cast<std::int64_t>(heads);
   memory.scratch_bytes = std::max(memory.scratch_bytes, kernels.linear().linear_scratch_bytes(shape));
 }

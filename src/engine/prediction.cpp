@@ -160,12 +160,16 @@ class Predictor {
     const LayerShape& layer = layer_of(shard);
     SimulatedLinear linear;
     linear.layout = &shard.layout;
-    linear.kind = request_.config->reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
     linear.heads = static_cast<int>(group.heads.size());
     linear.batch = static_cast<double>(layer.batch);
     linear.state_bytes = static_cast<double>(pass.state_bytes);
     linear.heads_a_state = request_.profile->linear_heads_a_state;
     linear.keeps_summaries = request_.profile->linear_keeps_summaries;
+    const auto together = static_cast<double>(std::min(linear.heads, linear.heads_a_state));
+    // A transport that sends keys from where they lie on a device carries states there, too.
+    linear.kind = linear_scan_kind(request_.config->reproducible, request_.profile->sends_from_shard,
+                                   static_cast<int>(scan_participants(shard.layout).size()),
+                                   static_cast<std::size_t>(together * linear.state_bytes));
     linear.cost = cost;
     simulate_linear(linear, ranks_);
     result_.flops += linear_output_flops(static_cast<double>(layer.batch * layer.seq_len) * linear.heads,

@@ -126,26 +126,31 @@ std::int64_t count_heads(const PassPlan& pass) {
 
 /// measure_pass() for a mechanism that carries a state.
 void measure_scan(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout,
-                  const Kernels& kernels) {
+                  bool carries_device, const Kernels& kernels) {
   const auto& params = std::get<LinearParams>(pass.mechanism);
   const std::int64_t heads = count_heads(pass);
   const auto rows = static_cast<double>(layer.batch * layer.seq_len) * static_cast<double>(heads);
   pass.scale = config.linear_scale.value_or(pass.scale);
   pass.flops = linear_output_flops(rows, static_cast<double>(layer.head_dim), static_cast<double>(layer.v_dim));
-  std::int64_t messages = 0;
-  for (const ScanSchedule& schedule :
-       make_scan_schedules(config.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic, layout)) {
-    pass.ring_steps = std::max(pass.ring_steps, static_cast<int>(schedule.size()));
-    messages += std::count_if(schedule.begin(), schedule.end(), [](const ScanStep& step) { return step.send_to >= 0; });
-  }
   pass.state_bytes = kernels.linear().state_bytes(state_shape(params, layer));
-  pass.moved_bytes = static_cast<std::size_t>(messages * heads) * pass.state_bytes;
+  const auto participants = static_cast<int>(scan_participants(layout).size());
+  for (const HeadGroup& group : pass.groups) {
+    const std::size_t together = std::min(group.heads.size(), kernels.linear().slots_a_state());
+    const ScanKind kind =
+        linear_scan_kind(config.reproducible, carries_device, participants, together * pass.state_bytes);
+    std::int64_t messages = 0;
+    for (const ScanSchedule& schedule : make_scan_schedules(kind, layout)) {
+      pass.ring_steps = std::max(pass.ring_steps, static_cast<int>(schedule.size()));
+      messages += std::count_if(schedule.begin(), schedule.end(), [](const ScanStep& s) { return s.send_to >= 0; });
+    }
+    pass.moved_bytes += static_cast<std::size_t>(messages) * group.heads.size() * pass.state_bytes;
+  }
 }
 
 /// Fills in what follows from a pass's heads, groups and layout.
 void measure_pass(const RunConfig& config, PassPlan& pass, const LayerShape& layer, const SequenceLayout& layout,
-                  const Kernels& kernels) {
-  if (carries_state(pass.mechanism)) return measure_scan(config, pass, layer, layout, kernels);
+                  bool carries_device, const Kernels& kernels) {
+  if (carries_state(pass.mechanism)) return measure_scan(config, pass, layer, layout, carries_device, kernels);
   const Band band = band_of(pass.mechanism);
   const std::int64_t heads = count_heads(pass);
   const std::int64_t kv_heads = std::accumulate(
@@ -286,7 +291,8 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerShape>& la
     plan.shards = make_shards(config, layers, resources.world_size, plan.key_block, cut);
     for (ShardPlan& shard : plan.shards) {
       const LayerShape& layer = layers[static_cast<std::size_t>(shard.layer)];
-      for (PassPlan& pass : shard.passes) measure_pass(config, pass, layer, shard.layout, kernels);
+      for (PassPlan& pass : shard.passes)
+        measure_pass(config, pass, layer, shard.layout, resources.carries_device, kernels);
     }
     const bool overlaps_shards = cut.overlaps_io && plan.shards.size() > 1;
     plan.memory = plan_memory(config, layers, plan.shards, overlaps_shards, plan.key_block, kernels);

@@ -115,6 +115,7 @@ struct PlanResources {
   int world_size = 1;
   std::size_t memory_limit_bytes = 0;
   bool supports_io_thread = false;
+  bool carries_device = false;  ///< the transport carries the kernels' memory in the order of their queue
 };
 
 /// Decides layouts, head groups and overlap: as many heads as fit go round together; where even the shards do not fit

@@ -25,7 +25,7 @@ class ScanSimulation {
     if (scan_.kind == ScanKind::kSerial) {
       run_serial();
     } else {
-      run_logarithmic();
+      run_in_parallel();
     }
     ranks_.steps_taken += static_cast<int>(steps_);
   }
@@ -39,14 +39,18 @@ class ScanSimulation {
 
   std::size_t place(int rank) const { return static_cast<std::size_t>(rank); }
 
-  void run_logarithmic() {
+  void run_in_parallel() {
     std::vector<std::vector<Moment>> arrived;  // by slot: the state that stands before each rank
     for (int slot = 0; slot < scan_.slots; ++slot) {
       ranks_.pass_compute(state_);
       std::vector<Moment> moments(ranks_.clock.size());
       for (std::size_t rank = 0; rank < moments.size(); ++rank)
         moments[rank] = {ranks_.clock[rank], ranks_.chain[rank]};
-      for (std::size_t step = 0; step < steps_; ++step) moments = walk_step(step, moments);
+      if (scan_.kind == ScanKind::kDirect) {
+        moments = walk_at_once(moments);
+      } else {
+        for (std::size_t step = 0; step < steps_; ++step) moments = walk_step(step, moments);
+      }
       arrived.push_back(std::move(moments));
     }
     for (const std::vector<Moment>& moments : arrived) {
@@ -74,6 +78,33 @@ class ScanSimulation {
       // Both sides are through then.
       if (end.at > done[place(rank)].at) done[place(rank)] = end;
       if (end.at > done[place(from)].at) done[place(from)] = end;
+    }
+    return done;
+  }
+
+  /// What a rank receives comes over its own link, in one launch.
+  std::vector<Moment> walk_at_once(const std::vector<Moment>& begun) {
+    std::vector<Moment> done = begun;
+    for (int rank = 0; rank < world_; ++rank) {
+      double seconds = 0.0;
+      double latency = 0.0;
+      int latest = rank;
+      bool between = false;
+      for (const ScanStep& step : schedules_[place(rank)]) {
+        const int from = step.recv_from;
+        if (from < 0) continue;
+        const double empty = ranks_.shape.transfer_seconds(from, rank, 0.0, flows(from, rank));
+        latency = std::max(latency, empty);
+        seconds += ranks_.shape.transfer_seconds(from, rank, scan_.state_bytes, flows(from, rank)) - empty;
+        between |= ranks_.shape.node_of(from) != ranks_.shape.node_of(rank);
+        if (begun[place(from)].at > begun[place(latest)].at) latest = from;
+        ranks_.count_bytes(from, rank, scan_.state_bytes);
+      }
+      Moment end = begun[place(latest)];
+      end.at += latency + seconds;
+      end.chain.hops += latest == rank ? 0 : 1;
+      (between ? end.chain.between : end.chain.inside) += latency + seconds;
+      if (end.at > done[place(rank)].at) done[place(rank)] = end;
     }
     return done;
   }
@@ -156,7 +187,7 @@ void simulate_linear(const SimulatedLinear& linear, SimulatedRanks& ranks) {
     // Where an output begins with a summary anyway, the last rank makes one, too, while it waits.
     const bool is_last = rank == participants.back();
     const bool sums_up =
-        linear.kind == ScanKind::kLogarithmic && (!is_last || (linear.keeps_summaries && rank != participants.front()));
+        linear.kind != ScanKind::kSerial && (!is_last || (linear.keeps_summaries && rank != participants.front()));
     if (sums_up) scan.state_seconds[place] = summary;
     scan.output_seconds[place] = sums_up && linear.keeps_summaries ? output - summary : output;
   }

@@ -23,7 +23,7 @@ struct RankState {
 /// one another along the ranks, so that a message is looked for where its sender is that far.
 class Scan {
  public:
-  Scan(ScanKind kind, const SequenceLayout& layout) {
+  Scan(ScanKind kind, const SequenceLayout& layout) : kind_(kind) {
     for (int rank = 0; rank < layout.world_size(); ++rank) {
       schedules_.push_back(make_scan_schedule(kind, layout, rank));
       const std::string own = layout.local_tokens(rank) > 0 ? std::string(1, static_cast<char>('0' + rank)) : "";
@@ -52,7 +52,7 @@ class Scan {
         auto& box = mail_[{static_cast<std::size_t>(step.recv_from), rank}];
         if (box.empty()) continue;
         states_[rank].before = box.front() + states_[rank].before;
-        states_[rank].through = box.front() + states_[rank].through;
+        if (kind_ != ScanKind::kDirect) states_[rank].through = box.front() + states_[rank].through;
         box.erase(box.begin());
       }
       ++next_[rank];
@@ -69,6 +69,7 @@ class Scan {
   int messages() const { return messages_; }
 
  private:
+  ScanKind kind_;
   std::vector<ScanSchedule> schedules_;
   std::vector<RankState> states_;
   std::vector<std::size_t> next_;
@@ -81,6 +82,17 @@ int log2_up(int n) {
   int steps = 0;
   while ((1 << steps) < n) ++steps;
   return steps;
+}
+
+std::size_t steps_of(ScanKind kind, int participants) {
+  if (kind == ScanKind::kSerial) return participants > 1 ? 2 : 0;
+  return static_cast<std::size_t>(kind == ScanKind::kDirect ? std::max(0, participants - 1) : log2_up(participants));
+}
+
+int messages_of(ScanKind kind, int participants) {
+  if (kind == ScanKind::kSerial) return participants - 1;
+  if (kind == ScanKind::kDirect) return participants * (participants - 1) / 2;
+  return participants * log2_up(participants) - (1 << log2_up(participants)) + 1;
 }
 
 void check(ScanKind kind, const SequenceLayout& layout) {
@@ -99,20 +111,16 @@ void check(ScanKind kind, const SequenceLayout& layout) {
     }
     REQUIRE(scan.state(at).before == before);
     before += static_cast<char>('0' + rank);
-    const std::size_t steps =
-        kind == ScanKind::kSerial ? (participants > 1 ? 2u : 0u) : static_cast<std::size_t>(log2_up(participants));
-    REQUIRE(scan.schedule(at).size() == steps);
+    REQUIRE(scan.schedule(at).size() == steps_of(kind, participants));
   }
   if (participants == 0) return;
-  const int doublings = log2_up(participants);
-  const int messages = kind == ScanKind::kSerial ? participants - 1 : participants * doublings - (1 << doublings) + 1;
-  REQUIRE(scan.messages() == messages);
+  REQUIRE(scan.messages() == messages_of(kind, participants));
 }
 
 }  // namespace
 
 TEST_CASE("each rank gets all ranks before it, once and in order, for 1 to 64 ranks") {
-  for (const ScanKind kind : {ScanKind::kLogarithmic, ScanKind::kSerial}) {
+  for (const ScanKind kind : {ScanKind::kLogarithmic, ScanKind::kSerial, ScanKind::kDirect}) {
     for (int world_size = 1; world_size <= 64; ++world_size) {
       check(kind, SequenceLayout(LayoutKind::kContiguous, 1000, world_size, 1));
     }
@@ -120,7 +128,7 @@ TEST_CASE("each rank gets all ranks before it, once and in order, for 1 to 64 ra
 }
 
 TEST_CASE("ranks without a token take no part, wherever they stand") {
-  for (const ScanKind kind : {ScanKind::kLogarithmic, ScanKind::kSerial}) {
+  for (const ScanKind kind : {ScanKind::kLogarithmic, ScanKind::kSerial, ScanKind::kDirect}) {
     for (const int world_size : {1, 2, 3, 5, 8, 13, 64}) {
       for (const std::int64_t seq_len : {0, 1, 2, 3, 5, 11, 40, 200}) {
         for (const std::int64_t tile : {1, 4, 64}) {

@@ -317,6 +317,13 @@ TEST_CASE("a scan is as deep as the logarithm of the ranks, or as long as they a
     SimulatedRanks serial(shape);
     simulate_scan(scan, serial);
     CHECK(serial.latest() == Approx((world - 1) * hop));
+    // All at once: the bytes of all before the last rank, one latency.
+    scan.kind = ScanKind::kDirect;
+    SimulatedRanks direct(shape);
+    simulate_scan(scan, direct);
+    const double latency = shape.inside.seconds(0.0);
+    CHECK(direct.latest() == Approx(latency + (world - 1) * (hop - latency)));
+    CHECK(direct.inside_bytes == Approx(1e6 * world * (world - 1) / 2));
     // Flows from one node to the next share its NIC.
     scan.kind = ScanKind::kLogarithmic;
     shape = make_shape(world, 4);

@@ -185,3 +185,16 @@ TEST_CASE("heads that are left out, out of range or given twice are refused") {
   config.assignments[0].heads = {0, 1, 2, 3};
   CHECK_THROWS_WITH(plan_with(config, layers, 1), contains_text("head 3 is given to two mechanisms"));
 }
+
+TEST_CASE("a scan's steps and bytes: by doubling, or all at once where a device's states are carried as they lie") {
+  const RunConfig config = make_config(LinearParams{});
+  const std::vector<LayerShape> layers{make_layer(4096, 2, 2)};
+  const auto kernels = make_cpu_kernels();
+  for (const bool carries_device : {false, true}) {
+    const PlanResources resources{8, std::size_t{1} << 40, true, carries_device};
+    const RunPlan plan = make_run_plan(config, layers, resources, *kernels);
+    const PassPlan& pass = plan.shards.at(0).passes.at(0);
+    CHECK(pass.ring_steps == (carries_device ? 7 : 3));
+    CHECK(pass.moved_bytes == (carries_device ? 28u : 17u) * 2 * pass.state_bytes);
+  }
+}

@@ -1,5 +1,7 @@
 // Linear attention with decay on the device against the float64 oracle.
 #include <cmath>
+#include <deque>
+#include <span>
 
 #include "kernels/cuda/linear.hpp"
 #include "kernels/reference/linear_oracle.hpp"
@@ -272,6 +274,29 @@ TEST_CASE("linear: segments of every width, grouped heads, runs that begin anywh
         problem.decay_scale = 0.05f;
         expect_right(problem);
       }
+    }
+  }
+}
+
+TEST_CASE("linear: states folded in one launch are those joined one after the other") {
+  for (const bool has_normalizer : {false, true}) {
+    const LinearShape shape{2, 3, 20, 12, has_normalizer};
+    const std::size_t bytes = cuda::linear_state_bytes(shape);
+    const std::size_t count = bytes / sizeof(float);
+    std::deque<DeviceArray> arrays;
+    std::vector<DeviceLinearState> runs;
+    for (std::uint32_t i = 0; i < 20; ++i) {
+      std::vector<float> host = random_rounded(static_cast<std::int64_t>(count), ElementType::kFloat32, 100 + i);
+      for (std::size_t stream = 0; stream < 6; ++stream) host[stream] *= -0.1f * host[stream];  // log decays
+      arrays.emplace_back(bytes).upload(host);
+      runs.push_back({shape, arrays.back().as<float>()});
+    }
+    for (const std::size_t some : {1u, 3u, 16u, 20u}) {
+      const DeviceArray joined(bytes), folded(bytes);
+      joined.upload(std::vector<float>(count, 0.0f));
+      for (std::size_t i = 0; i < some; ++i) cuda::linear_join({shape, joined.as<float>()}, runs[i], nullptr);
+      cuda::linear_fold({shape, folded.as<float>()}, std::span(runs).first(some), nullptr);
+      CHECK(folded.download<float>(count) == joined.download<float>(count));
     }
   }
 }
