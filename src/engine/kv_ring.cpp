@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "engine/resident.hpp"
 
@@ -20,9 +21,23 @@ NarrowedHeads narrow_to(std::span<const HeadSlot> slots) {
   return narrowed;
 }
 
+namespace {
+
+std::vector<std::int64_t> tokens_by_rank(const SequenceLayout& layout) {
+  std::vector<std::int64_t> tokens;
+  for (int rank = 0; rank < layout.world_size(); ++rank) tokens.push_back(layout.local_tokens(rank));
+  return tokens;
+}
+
+}  // namespace
+
 KvRing::KvRing(const SequenceLayout& layout, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
                std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger)
-    : layout_(&layout),
+    : KvRing(tokens_by_rank(layout), schedule, k, v, slots, space, transport, ledger) {}
+
+KvRing::KvRing(std::vector<std::int64_t> tokens, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
+               std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger)
+    : tokens_(std::move(tokens)),
       rank_(transport.rank()),
       own_k_(k),
       own_v_(v),
@@ -59,8 +74,8 @@ bool KvRing::lies_as_it_travels() const {
 }
 
 Shape4 KvRing::travelling_shape(const AnyView& own, int kv_rank) const {
-  return {own.shape[0], layout_->local_tokens(kv_rank), static_cast<std::int64_t>(travelling_.kv_heads.size()),
-          own.shape[3]};
+  return {own.shape[0], tokens_[static_cast<std::size_t>(kv_rank)],
+          static_cast<std::int64_t>(travelling_.kv_heads.size()), own.shape[3]};
 }
 
 std::size_t KvRing::message_bytes(int kv_rank) const {
@@ -134,13 +149,13 @@ void KvRing::advance(const RingStep& step) {
 
 AnyView KvRing::keys(const RingStep& step) const {
   if (step.kv_rank == rank_) return own_k_;
-  return dense_any_view(in_hand(), own_k_.type, travelling_shape(own_k_, step.kv_rank));
+  return dense_any_view(data_in_hand(), own_k_.type, travelling_shape(own_k_, step.kv_rank));
 }
 
 AnyView KvRing::values(const RingStep& step) const {
   if (step.kv_rank == rank_) return own_v_;
   const Shape4 k_shape = travelling_shape(own_k_, step.kv_rank);
-  const std::byte* data = static_cast<const std::byte*>(in_hand()) +
+  const std::byte* data = static_cast<const std::byte*>(data_in_hand()) +
                           static_cast<std::size_t>(element_count(k_shape)) * size_of(own_k_.type);
   return dense_any_view(data, own_v_.type, travelling_shape(own_v_, step.kv_rank));
 }

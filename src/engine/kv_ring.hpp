@@ -20,6 +20,13 @@ struct NarrowedHeads {
 };
 NarrowedHeads narrow_to(std::span<const HeadSlot> slots);
 
+/// The keys and values that a step meets, and the slots with kv_head as these number them.
+struct KeysInHand {
+  AnyView k;
+  AnyView v;
+  std::span<const HeadSlot> slots;
+};
+
 /// The two buffers of KV that go round, and whose keys are in hand. Only the KV heads that `slots` name travel, k and v
 /// in one message: k [batch, tokens, kv heads, head_dim], then v [batch, tokens, kv heads, v_dim], both dense. The
 /// buffers lie in the views' space where the transport carries its memory, and keys that lie as they travel are sent
@@ -28,6 +35,9 @@ class KvRing {
  public:
   /// Takes the buffers where the schedule moves anything. The views and the transport must outlive the ring.
   KvRing(const SequenceLayout& layout, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
+         std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger);
+  /// `tokens` by rank: those that go round of each shard. The views have as many as this rank's.
+  KvRing(std::vector<std::int64_t> tokens, const RingSchedule& schedule, const AnyView& k, const AnyView& v,
          std::span<const HeadSlot> slots, MemorySpace& space, Transport& transport, MemoryLedger* ledger);
 
   /// Starts passing on what is in hand, and receiving what comes next.
@@ -40,6 +50,7 @@ class KvRing {
   AnyView values(const RingStep& step) const;
   /// The slots, with kv_head as the keys in hand number them.
   std::span<const HeadSlot> slots(const RingStep& step) const;
+  KeysInHand in_hand(const RingStep& step) const { return {keys(step), values(step), slots(step)}; }
 
   std::size_t message_bytes(int kv_rank) const;
 
@@ -48,10 +59,10 @@ class KvRing {
   void pack_there(const AnyView& own, std::byte* target);
   bool lies_as_it_travels() const;
   std::span<const std::byte> sent(const RingStep& step) const;
-  const void* in_hand() const { return is_direct_ ? current_.data() : arrived_.data(); }
+  const void* data_in_hand() const { return is_direct_ ? current_.data() : arrived_.data(); }
   Shape4 travelling_shape(const AnyView& own, int kv_rank) const;
 
-  const SequenceLayout* layout_;
+  std::vector<std::int64_t> tokens_;  // by rank
   int rank_;
   AnyView own_k_;
   AnyView own_v_;

@@ -111,7 +111,8 @@ void MemoryJob::run_shard(const ShardPlan& plan, Shard& shard, RingPassResult& r
         result += run_linear_group(task, transport_, kernels_.linear(), &ledger_, {});
         continue;
       }
-      const RingPassTask task = ring_task(config_, plan_, plan, pass, slots, here, out, kernels_);
+      RingPassTask task = ring_task(config_, plan_, plan, pass, slots, here, out, kernels_);
+      task.sticks = &sticks_;
       result += run_ring_pass(task, transport_, kernels_, &ledger_);
     }
   }

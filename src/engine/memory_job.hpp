@@ -62,6 +62,7 @@ class MemoryJob {
   Kernels& kernels_;
   RunPlan plan_;
   MemoryLedger ledger_;
+  StickLengths sticks_;
   std::vector<Shard> shards_;
   std::optional<BlockKernels> block_kernels_;
   std::vector<Block> blocks_;

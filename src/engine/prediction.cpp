@@ -190,6 +190,7 @@ class Predictor {
     const double packed = request_.profile->pack_bytes_per_second;
     ring.pack_bytes_per_second = is_sent_in_place || packed == 0.0 ? HUGE_VAL : packed;
     ring.piece_keys = request_.profile->piece_keys;
+    ring.key_block = plan_.key_block;
     const std::optional<ReachModel> sticks = sticks_of(shard, pass);
     if (sticks) ring.sticks = &*sticks;
     const double pairs = ranks_.pairs;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "comm/ring_schedule.hpp"
@@ -32,8 +33,9 @@ class RingPass {
         on_progress_(on_progress),
         rank_(transport.rank()),
         band_(band_of(params)),
-        schedule_(make_ring_schedule(*task.layout, band_, rank_)),
-        folds_(task.layout->chunks(rank_).size()) {
+        schedule_(make_ring_schedule(*task.layout, band_, rank_)) {
+    choose_near();
+    add_rows();
     for (const RingStep& step : schedule_) {
       for (const RingPart& part : step.parts) pairs_ahead_ += pairs_of(step, part);
     }
@@ -62,6 +64,40 @@ class RingPass {
  private:
   static constexpr bool kOrdered = std::is_same_v<Block, StickBlock>;
 
+  /// Queries that have a partial result of their own: a chunk of the layout, or where the nearest keys go on ahead the
+  /// first ones of it, which alone may need these, and the others.
+  struct Rows {
+    Chunk chunk;
+    int layout_chunk = 0;
+    OrderedFold<Block> fold;
+    bool is_done = false;  ///< no farther key can change any of them
+  };
+
+  void choose_near() {
+    if (!has_early_exit() || schedule_.size() < 2) return;
+    near_tokens_ = near_tokens(*task_.layout, task_.key_block);
+    if (near_tokens_ == 0 || task_.sticks == nullptr || task_.sticks->passes_without_near == 0) return;
+    --task_.sticks->passes_without_near;
+    near_tokens_ = 0;
+  }
+
+  void add_rows() {
+    const auto chunks = task_.layout->chunks(rank_);
+    for (std::size_t index = 0; index < chunks.size(); ++index) {
+      const Chunk& whole = chunks[index];
+      const std::int64_t front = near_tokens_ < whole.run.size() ? near_tokens_ : 0;
+      if (front > 0)
+        rows_.push_back({{{whole.run.begin, whole.run.begin + front}, whole.rank, whole.local_begin},
+                         static_cast<int>(index),
+                         {},
+                         false});
+      rows_.push_back({{{whole.run.begin + front, whole.run.end}, whole.rank, whole.local_begin + front},
+                       static_cast<int>(index),
+                       {},
+                       false});
+    }
+  }
+
   std::int64_t first_context_key() const { return ringscan::first_context_key(task_, band_.max_delta); }
 
   bool has_early_exit() const {
@@ -73,7 +109,62 @@ class RingPass {
   }
   bool ring_exits_early() const { return has_early_exit() && schedule_.size() > 2; }
 
+  /// The keys of a shard that go on ahead.
+  TokenRun near_run(int rank) const {
+    const TokenRun& run = task_.layout->chunks(rank)[0].run;
+    const std::int64_t begin = (run.end - near_tokens_) / task_.key_block * task_.key_block;
+    return {std::max(run.begin, begin), run.end};
+  }
+
   void go_round() {
+    if (near_tokens_ > 0 && near_keys_end_all()) {
+      result_.steps_taken = 2;
+      result_.steps_saved = static_cast<int>(schedule_.size()) - result_.steps_taken;
+      return;
+    }
+    constexpr int kPassesUntilNextTry = 15;
+    if (near_tokens_ > 0 && task_.sticks != nullptr) task_.sticks->passes_without_near = kPassesUntilNextTry;
+    pass_shards_on();
+  }
+
+  /// Meets this rank's own keys, and the nearest ones of the rank before it. True where no row of any rank needs more.
+  bool near_keys_end_all() {
+    const RingStep& own = schedule_.front();
+    std::vector<std::int64_t> tokens;
+    for (int rank = 0; rank < transport_.world_size(); ++rank) tokens.push_back(near_run(rank).size());
+    RingSchedule schedule{own, {own.next_kv_rank >= 0 ? own.next_kv_rank : own.kv_rank, -1, -1, -1, {}}};
+    const std::int64_t mine = tokens[static_cast<std::size_t>(rank_)];
+    const std::int64_t first = task_.k.shape[1] - mine;
+    KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
+      return KvRing(std::move(tokens), schedule, task_.k.tokens(first, mine), task_.v.tokens(first, mine), task_.slots,
+                    kernels_.memory(), transport_, ledger_);
+    });
+    const bool has_near = own.recv_from >= 0;
+    const auto meet_near = [&](Rows& rows) {
+      for (const RingPart& part : schedule_[1].parts) {
+        attend_rows(ring.in_hand(schedule[1]), part, {near_run(own.next_kv_rank), 0}, rows);
+      }
+    };
+    MovingKeys moving(ring, transport_, kernels_, heartbeat_, result_);
+    moving.start(own);
+    for (std::size_t part = 0; part < own.parts.size(); ++part) attend({task_.k, task_.v, task_.slots}, own, part);
+    moving.arrive(own);
+    if (has_near) meet_near(rows_.front());
+    moving.end();
+    moving.settle();
+    std::int64_t open = has_open_work(1) ? 1 : 0;
+    timed(result_.exposed_seconds, [&] { open = transport_.RankGroup::all_reduce(open, ReduceOp::kMax); });
+    if (open == 0) return true;
+    // The ring brings the keys behind these.
+    if (has_near) {
+      for (Rows& rows : std::span(rows_).subspan(1)) meet_near(rows);
+      near_of_rank_ = own.next_kv_rank;
+      moving.settle();
+    }
+    return false;
+  }
+
+  void pass_shards_on() {
     KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
       return KvRing(*task_.layout, schedule_, task_.k, task_.v, task_.slots, kernels_.memory(), transport_, ledger_);
     });
@@ -82,7 +173,8 @@ class RingPass {
     for (std::size_t index = 0; index < schedule_.size(); ++index) {
       const RingStep& step = schedule_[index];
       moving.start(step);
-      for (std::size_t part = 0; part < step.parts.size();) part += attend(ring, step, part);
+      const bool is_met = near_tokens_ > 0 && index == 0;
+      for (std::size_t part = 0; part < step.parts.size() && !is_met;) part += attend(ring.in_hand(step), step, part);
       moving.arrive(step);
       ++result_.steps_taken;
       if (!ring_exits_early() || index + 1 == schedule_.size()) continue;
@@ -103,7 +195,6 @@ class RingPass {
   /// joined, or needs nothing more.
   void meet_context() {
     const NarrowedHeads heads = narrow_to(task_.slots);
-    const auto chunks = task_.layout->chunks(rank_);
     // Reading is collective, so that the ranks wait for each other here anyway.
     while (!has_early_exit() || any_rank_open()) {
       auto block = timed(result_.context_seconds, SpanKind::kWait, [&] { return task_.context->next(); });
@@ -111,36 +202,35 @@ class RingPass {
       const Resident k(block->k, kernels_.memory()), v(block->v, kernels_.memory());
       block->k = k.view();
       block->v = v.view();
-      for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
-        const AttendTask task = context_task(task_, *block, heads.slots, chunks[chunk], band_);
+      for (Rows& rows : rows_) {
+        const AttendTask task = context_task(task_, *block, heads.slots, rows.chunk, band_);
         if (!any_pair(band_, task.query_run, task.key_run)) continue;
-        if (is_open(chunk)) attend_task(task, context_partial(chunk));
+        if (is_open(rows)) attend_task(task, context_partial(rows));
         count_progress(count_pairs(band_, task.query_run, task.key_run));
       }
     }
     timed(result_.context_seconds, SpanKind::kWait, [&] { task_.context->end(); });
   }
 
-  /// True where keys before the layout's first can change a row of the chunk.
-  bool is_open(std::size_t chunk) const {
-    if (task_.layout->chunks(rank_)[chunk].run.empty()) return false;
+  /// True where keys before the layout's first can change one of the rows.
+  bool is_open(const Rows& rows) const {
+    if (rows.chunk.run.empty()) return false;
     if constexpr (kOrdered) {
-      const auto& parts = folds_[chunk].parts();
+      const auto& parts = rows.fold.parts();
       return parts.empty() || !kernels_.all_done(parts.back().partial);
     }
     return true;
   }
 
   bool any_rank_open() {
-    std::int64_t open = 0;
-    for (std::size_t chunk = 0; chunk < folds_.size(); ++chunk) open += is_open(chunk) ? 1 : 0;
+    std::int64_t open = std::count_if(rows_.begin(), rows_.end(), [&](const Rows& rows) { return is_open(rows); });
     timed(result_.exposed_seconds, [&] { open = transport_.RankGroup::all_reduce(open, ReduceOp::kMax); });
     return open > 0;
   }
 
-  Block& context_partial(std::size_t chunk) {
-    auto& parts = folds_[chunk].parts();
-    if (parts.empty()) parts.push_back({{0, 0}, new_block(task_.layout->chunks(rank_)[chunk])});
+  Block& context_partial(Rows& rows) {
+    auto& parts = rows.fold.parts();
+    if (parts.empty()) parts.push_back({{0, 0}, new_block(rows.chunk)});
     return parts.back().partial;
   }
 
@@ -185,32 +275,43 @@ class RingPass {
   }
 
   /// Returns how many parts of the step, from `first` on, it has met.
-  std::size_t attend(const KvRing& ring, const RingStep& step, std::size_t first) {
-    const RingPart& part = step.parts[first];
-    const Chunk& queries = query_chunk(part);
+  std::size_t attend(const KeysInHand& hand, const RingStep& step, std::size_t first) {
     std::size_t parts = 1;
-    const KeyRun keys = walk_from(step, first, parts);
-    OrderedFold<Block>& fold = folds_[static_cast<std::size_t>(part.query_chunk)];
-    if constexpr (kOrdered) {
-      if (auto* nearer = fold.nearer_neighbour(keys.run)) {
-        attend_run(ring, step, part, keys, nearer->partial);
-        fold.extend(nearer, keys.run, joiner());
-        return parts;
-      }
-      Block fresh = new_block(queries);
-      attend_run(ring, step, part, keys, fresh);
-      fold.add(keys.run, std::move(fresh), joiner());
-    } else {
-      // Commutative: one accumulator takes all keys, in whatever order they come.
-      if (fold.parts().empty()) fold.add({0, task_.layout->seq_len()}, new_block(queries), joiner());
-      attend_run(ring, step, part, keys, fold.parts().front().partial);
-    }
+    KeyRun keys = walk_from(step, first, parts);
+    if (step.kv_rank == near_of_rank_) keys.run.end = std::max(keys.run.begin, near_run(step.kv_rank).begin);
+    attend_keys(hand, step.parts[first], keys);
     return parts;
   }
 
+  void attend_keys(const KeysInHand& hand, const RingPart& part, const KeyRun& keys) {
+    for (Rows& rows : rows_) {
+      if (rows.layout_chunk == part.query_chunk) attend_rows(hand, part, keys, rows);
+    }
+  }
+
+  void attend_rows(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, Rows& rows) {
+    if (keys.run.empty() || rows.chunk.run.empty()) return;
+    OrderedFold<Block>& fold = rows.fold;
+    if constexpr (kOrdered) {
+      if (rows.is_done) return count_progress(count_pairs(part.band, rows.chunk.run, keys.run));
+      if (auto* nearer = fold.nearer_neighbour(keys.run)) {
+        attend_run(hand, part, keys, rows, nearer->partial);
+        fold.extend(nearer, keys.run, joiner());
+        return;
+      }
+      Block fresh = new_block(rows.chunk);
+      attend_run(hand, part, keys, rows, fresh);
+      fold.add(keys.run, std::move(fresh), joiner());
+    } else {
+      // Commutative: one accumulator takes all keys, in whatever order they come.
+      if (fold.parts().empty()) fold.add({0, task_.layout->seq_len()}, new_block(rows.chunk), joiner());
+      attend_run(hand, part, keys, rows, fold.parts().front().partial);
+    }
+  }
+
   /// Walks the keys near first, piece by piece.
-  void attend_run(const KvRing& ring, const RingStep& step, const RingPart& part, const KeyRun& keys, Block& block) {
-    for_each_piece(task_, ring, step, part, keys, rank_, [&](const AttendTask& task) {
+  void attend_run(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, const Rows& rows, Block& block) {
+    for_each_piece(task_, hand, part.band, keys, rows.chunk, [&](const AttendTask& task) {
       attend_task(task, block);
       count_progress(count_pairs(part.band, task.query_run, task.key_run));
     });
@@ -228,13 +329,14 @@ class RingPass {
     }
   }
 
-  /// True where some later step can still change a row of this rank.
-  bool has_open_work(std::size_t next_step) const {
+  /// True where some later step can still change a row of this rank. @pre the kernels are settled.
+  bool has_open_work(std::size_t next_step) {
     if constexpr (kOrdered) {
+      for (Rows& rows : rows_) rows.is_done = rows.is_done || !is_open(rows);
       for (std::size_t index = next_step; index < schedule_.size(); ++index) {
         for (const RingPart& part : schedule_[index].parts) {
-          const auto& parts = folds_[static_cast<std::size_t>(part.query_chunk)].parts();
-          if (parts.empty() || !kernels_.all_done(parts.back().partial)) return true;
+          const auto needs = [&](const Rows& rows) { return rows.layout_chunk == part.query_chunk && !rows.is_done; };
+          if (std::any_of(rows_.begin(), rows_.end(), needs)) return true;
         }
       }
     }
@@ -243,12 +345,11 @@ class RingPass {
 
   void finish() {
     const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
-    const auto chunks = task_.layout->chunks(rank_);
-    for (std::size_t index = 0; index < chunks.size(); ++index) {
-      const Chunk& chunk = chunks[index];
+    for (Rows& rows : rows_) {
+      const Chunk& chunk = rows.chunk;
       if (chunk.run.empty()) continue;
       // Where the ring ended early several parts may be left; then no row needs what lies behind the nearest.
-      auto& parts = folds_[index].parts();
+      auto& parts = rows.fold.parts();
       Block block = parts.empty() ? new_block(chunk) : std::move(parts.back().partial);
       parts.clear();
       FinishTask task;
@@ -274,14 +375,24 @@ class RingPass {
   int rank_;
   Band band_;
   RingSchedule schedule_;
-  std::vector<OrderedFold<Block>> folds_;  // one a query chunk
+  std::vector<Rows> rows_;
   TransferHeartbeat heartbeat_;
   RingPassResult result_;
+  std::int64_t near_tokens_ = 0;  // of each shard go on ahead; 0: none
+  int near_of_rank_ = -1;         // whose of these have been met here
   std::int64_t pairs_ahead_ = 0;
   std::int64_t pairs_behind_ = 0;
 };
 
 }  // namespace
+
+std::int64_t near_tokens(const SequenceLayout& layout, std::int64_t key_block) {
+  constexpr std::int64_t kMostTokens = 2048;
+  if (layout.kind() != LayoutKind::kContiguous) return 0;
+  const std::int64_t wanted = std::min(kMostTokens, layout.max_local_tokens() / 8);
+  const std::int64_t tokens = ceil_div(wanted, key_block) * key_block;
+  return 2 * tokens <= layout.max_local_tokens() ? tokens : 0;
+}
 
 KeptMassFigures& KeptMassFigures::operator+=(const KeptMassFigures& other) {
   sum += other.sum;

@@ -14,6 +14,12 @@
 
 namespace ringscan {
 
+/// What passes of a job learn of their sticks; the same on all ranks. A pass whose sticks the nearest keys do not end
+/// has waited for these in vain, so that the next ones do not.
+struct StickLengths {
+  int passes_without_near = 0;  ///< that follow, before one tries again
+};
+
 /// A rank's share of one pass over one head group. Views are [batch, local tokens, heads, dim], tokens in the order of
 /// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head). All views are dense, and lie
 /// in the kernels' memory().
@@ -32,6 +38,7 @@ struct RingPassTask {
   bool wants_kept_mass = false;    ///< the same on every rank; sparse alone heeds it
   TensorView<float> kept_mass;     ///< sparse, dim 1, where wanted
   AnyView remainder_value;         ///< [1, 1, heads, v_dim] by q_head, for RemainderPolicy::kVector
+  StickLengths* sticks = nullptr;  ///< of the passes before; null: nothing is known
   ContextKeys* context = nullptr;  ///< keys before the layout's first token; null: none. @pre causal mechanisms
 
   // Kernels know positions: the context's keys end where the layout's token 0 stands, on the grid of key
@@ -74,11 +81,16 @@ struct RingPassResult {
 /// Told which share of this pass's work is behind this rank, 0 to 1.
 using PassProgress = std::function<void(double)>;
 
-/// Collective. Exact top-k goes round more than once: a pass of keys alone for each round of the search, then one of
-/// keys and values. Behind each round every rank meets the context's blocks, near first: no farther than a window of
-/// the first token reaches, and for stick-breaking until every row of every rank is done. Memory: two KV buffers of the
-/// largest shard (none where no KV moves) and one accumulator a query chunk (kOpenPartsZigzagOrdered for an ordered
-/// mechanism's late chunk under zigzag), counted in `ledger`.
+/// The nearest keys of a shard, of all that it has, that go on ahead where sticks may end early: as many as a stick of
+/// some layers takes, and little beside the shard. 0: it is not worth while. A multiple of the key block.
+std::int64_t near_tokens(const SequenceLayout& layout, std::int64_t key_block);
+
+/// Collective. Stick-breaking with early exit, contiguous: each rank first hands on its nearest keys alone, and where
+/// all sticks have ended there no shard moves. Exact top-k goes round more than once: a pass of keys alone for each
+/// round of the search, then one of keys and values. Behind each round every rank meets the context's blocks, near
+/// first: no farther than a window of the first token reaches, and for stick-breaking until every row of every rank is
+/// done. Memory: two KV buffers of the largest shard (none where no KV moves) and one accumulator a query chunk
+/// (kOpenPartsZigzagOrdered for an ordered mechanism's late chunk under zigzag), counted in `ledger`.
 RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
                              const PassProgress& on_progress = {});
 

@@ -118,24 +118,21 @@ inline KeyRun keys_of(const RingPassTask& pass, const RingStep& step, const Ring
 
 /// Calls attend(AttendTask) for the keys near first, piece by piece.
 template <typename Attend>
-void for_each_piece(const RingPassTask& pass, const KvRing& ring, const RingStep& step, const RingPart& part,
-                    const KeyRun& keys, int rank, Attend&& attend) {
-  const Chunk& queries = pass.layout->chunks(rank)[static_cast<std::size_t>(part.query_chunk)];
+void for_each_piece(const RingPassTask& pass, const KeysInHand& hand, const Band& band, const KeyRun& keys,
+                    const Chunk& queries, Attend&& attend) {
   AttendTask task;
   task.q = pass.q.tokens(queries.local_begin, queries.run.size());
-  task.slots = ring.slots(step);
+  task.slots = hand.slots;
   task.query_run = pass.positions(queries.run);
-  task.band = part.band;
+  task.band = band;
   task.scale = static_cast<float>(pass.scale);
   task.key_block = pass.key_block;
-  const AnyView k = ring.keys(step);
-  const AnyView v = ring.values(step);
   for (std::int64_t end = keys.run.end; end > keys.run.begin;) {
     const std::int64_t begin = std::max(keys.run.begin, (end - 1) / pass.piece_keys * pass.piece_keys);
     task.key_run = pass.positions({begin, end});
     const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
-    task.k = k.tokens(first_local, end - begin);
-    task.v = v.tokens(first_local, end - begin);
+    task.k = hand.k.tokens(first_local, end - begin);
+    task.v = hand.v.tokens(first_local, end - begin);
     attend(std::as_const(task));
     end = begin;
   }

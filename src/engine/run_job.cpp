@@ -219,6 +219,7 @@ void RunJob::run_group(const ShardPlan& shard, const PassPlan& pass, const HeadG
     StreamedContext context(earlier_.segments(layer), group.kv_heads, plan_.context_block, !config_.allow_nonfinite,
                             queue, &ledger_);
     if (context.tokens() > 0) task.context = &context;
+    task.sticks = &sticks_;
     add_result(run_ring_pass(task, transport_, kernels_, &ledger_, on_progress));
     report_.context_blocks += context.figures();
   }

@@ -103,6 +103,7 @@ class RunJob {
   const RunPlan& plan_;
   std::vector<LayerOutput> outputs_;
   MemoryLedger ledger_;
+  StickLengths sticks_;
   double behind_ = 0.0;
   bool is_stopped_ = false;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "engine/ring_pass.hpp"
 #include "mechanism/growing_window.hpp"
 
 namespace ringscan {
@@ -32,6 +33,41 @@ class RingSimulation {
         next_chain_(ranks.clock.size()) {}
 
   void run() {
+    if (ring_.sticks != nullptr && routes_.steps() >= 2) near_tokens_ = near_tokens(layout_, ring_.key_block);
+    if (near_tokens_ > 0 && near_keys_end_all()) {
+      ranks_.steps_taken += 2;
+      ranks_.steps_saved += routes_.steps() - 2;
+    } else {
+      pass_shards_on();
+    }
+    if (ring_.finishes) finish();
+  }
+
+ private:
+  /// As in ring_pass.cpp: own keys while the nearest ones move, these, and a sum.
+  bool near_keys_end_all() {
+    walk_step(0, near_tokens_);
+    double open_rows = 0.0;
+    for (int rank = 0; rank < world_; ++rank) {
+      routes_.fill(rank, 1, step_);
+      work_[place(rank)] = 0.0;
+      for (const RingPart& part : step_.parts) {
+        const std::int64_t queries = layout_.chunks(rank)[static_cast<std::size_t>(part.query_chunk)].run.size();
+        const std::int64_t met = std::min(near_tokens_, layout_.local_tokens(step_.kv_rank));
+        const ReachModel::Work found = ring_.sticks->before(queries, 0, met);
+        work_[place(rank)] += seconds_of({1.0, found.rows, found.pairs, 0.0});
+        if (step_.kv_rank > 0 || met < layout_.local_tokens(0)) {
+          open_rows += ring_.heads * ring_.sticks->open_rows(queries, met);
+        }
+      }
+    }
+    ranks_.pass_compute(work_);
+    ranks_.agree(ranks_.latest(), ranks_.slowest());
+    is_own_met_ = true;
+    return open_rows < 0.5;
+  }
+
+  void pass_shards_on() {
     pack();
     const bool exits_early = ring_.sticks != nullptr && routes_.steps() > 2;
     bool is_asked = false;
@@ -40,7 +76,7 @@ class RingSimulation {
     double open_rows = 0.0;
     int taken = 0;
     for (int index = 0; index < routes_.steps(); ++index) {
-      walk_step(index);
+      walk_step(index, layout_.max_local_tokens());
       ++taken;
       if (!exits_early || index + 1 == routes_.steps()) continue;
       if (is_asked) {
@@ -56,10 +92,8 @@ class RingSimulation {
     if (is_asked && taken == routes_.steps()) ranks_.agree(begun, last_rank);
     ranks_.steps_taken += taken;
     ranks_.steps_saved += routes_.steps() - taken;
-    if (ring_.finishes) finish();
   }
 
- private:
   std::size_t place(int rank) const { return static_cast<std::size_t>(rank); }
 
   void pack() {
@@ -90,6 +124,10 @@ class RingSimulation {
     } else {
       work = work_of(part.band, ring_.reach, queries, keys, ring_.piece_keys);
     }
+    return seconds_of(work);
+  }
+
+  double seconds_of(const KernelPoint& work) {
     const double by_pairs = ring_.heads * work.pairs * ring_.cost.pair_seconds * ring_.pair_share;
     const double fitted =
         work.calls * ring_.cost.call_seconds + ring_.heads * work.rows * ring_.cost.row_seconds + by_pairs;
@@ -99,17 +137,20 @@ class RingSimulation {
     return seconds;
   }
 
-  /// All ranks compute while blocks move on.
-  void walk_step(int index) {
+  /// All ranks compute while blocks move on, of each at most so many tokens.
+  void walk_step(int index, std::int64_t most_tokens) {
     for (int rank = 0; rank < world_; ++rank) {
       routes_.fill(rank, index, step_);
       double seconds = 0.0;
-      for (const RingPart& part : step_.parts) seconds += seconds_of(index, part, rank, step_.kv_rank);
+      if (index > 0 || !is_own_met_) {
+        for (const RingPart& part : step_.parts) seconds += seconds_of(index, part, rank, step_.kv_rank);
+      }
       ranks_.work_seconds += seconds;
       work_[place(rank)] = seconds;
       incoming_[place(rank)] = -1.0;
       if (step_.recv_from >= 0) {
-        const double bytes = static_cast<double>(layout_.local_tokens(step_.next_kv_rank)) * ring_.token_bytes;
+        const std::int64_t tokens = std::min(most_tokens, layout_.local_tokens(step_.next_kv_rank));
+        const double bytes = static_cast<double>(tokens) * ring_.token_bytes;
         incoming_[place(rank)] = bytes;
         ranks_.count_bytes(step_.recv_from, rank, bytes);
       }
@@ -194,6 +235,8 @@ class RingSimulation {
   ClusterShape one_way_;
   RingRoutes routes_;
   RingStep step_;
+  std::int64_t near_tokens_ = 0;
+  bool is_own_met_ = false;
   std::vector<double> next_clock_;
   std::vector<double> work_, shared_work_;
   std::vector<double> copies_, shared_copies_;

@@ -21,6 +21,7 @@ struct SimulatedRing {
   double pair_share = 1.0;             ///< of the cost's pair seconds (top-k: of one journey)
   double pack_bytes_per_second = 0.0;  ///< of keys and values on their way out
   std::int64_t piece_keys = 8192;      ///< an attend() meets at most these
+  std::int64_t key_block = 512;        ///< the job's
   const ReachModel* sticks = nullptr;  ///< early exit; null: every visible tile is computed. @pre contiguous
   bool finishes = true;                ///< rows are rounded and written behind it
 };

@@ -153,10 +153,11 @@ class SparsePass {
       moving.start(step);
       for (const RingPart& part : step.parts) {
         Rows& rows = rows_[static_cast<std::size_t>(part.query_chunk)];
-        for_each_piece(task_, ring, step, part, keys_of(task_, step, part), rank_, [&](const AttendTask& task) {
-          const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-          visit(rows, task);
-        });
+        for_each_piece(task_, ring.in_hand(step), part.band, keys_of(task_, step, part), *rows.chunk,
+                       [&](const AttendTask& task) {
+                         const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
+                         visit(rows, task);
+                       });
         show_progress(ring_share_ * static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
       }
       moving.arrive(step);

@@ -156,6 +156,59 @@ TEST_CASE("early exit ends the ring on all ranks, within epsilon") {
   SUCCEED();
 }
 
+TEST_CASE("where the nearest keys end all sticks, no shard moves; else the ring goes on from there") {
+  AttentionProblem problem = make_problem(1500, 3, 3, 8, 12, 2);
+  for (const double offset : {0.0, 3.0, 6.0}) {  // sticks of some tens of keys, of hundreds, of all
+    problem.q_offset = offset;
+    problem.fill();
+    const Mechanism mechanism = stick(false, 0x1p-24);
+    const AttentionResult exact = exact_result(problem, mechanism);
+    const auto check = [&](Transport& transport) {
+      const auto kernels = make_cpu_kernels();
+      const int ranks = transport.world_size();
+      const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, ranks, 1);
+      const std::int64_t near = near_tokens(layout, 64);
+      const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+      expect(transport, max_abs_difference(run.whole.o, exact.o) <= 2e-5 * max_abs(problem.v));
+      expect(transport, max_abs_difference(run.whole.statistic, exact.statistic) <= 1e-4);
+      if (ranks == 1 || near == 0) return;
+      expect(transport, run.pass.steps_taken + run.pass.steps_saved == ranks);
+      const std::size_t token_bytes = 2u * 3u * (8u + 12u) * sizeof(float);
+      const std::size_t near_bytes = static_cast<std::size_t>(near + 64) * token_bytes;
+      const bool is_short = offset == 0.0;
+      expect(transport, (run.pass.steps_taken == 2) == (is_short || ranks == 2));
+      expect(transport, !is_short || run.pass.sent_bytes <= near_bytes);
+      // Rank 0's keys are needed to the end: by the second rank, which sees them all.
+      if (!is_short && transport.rank() == 0) expect(transport, run.pass.sent_bytes > 2 * near_bytes);
+    };
+    for_each_world(check);
+    for (const int world_size : {5, 8}) run_ranks(world_size, check);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("passes that the nearest keys did not end are followed by some that do not wait for these") {
+  AttentionProblem problem = make_problem(600, 1, 1, 8, 8);
+  problem.q_offset = 6.0;
+  problem.fill();
+  const Mechanism mechanism = stick(false, 0x1p-24);
+  const AttentionResult exact = exact_result(problem, mechanism);
+  run_ranks(3, [&](Transport& transport) {
+    const auto kernels = make_cpu_kernels();
+    const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, 3, 1);
+    StickLengths sticks;
+    std::size_t first_bytes = 0;
+    for (int pass = 0; pass < 20; ++pass) {
+      const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels, true, nullptr, &sticks);
+      expect(transport, max_abs_difference(run.whole.o, exact.o) <= 2e-5 * max_abs(problem.v));
+      if (pass == 0) first_bytes = run.pass.sent_bytes;
+      const bool tries = pass == 0 || pass == 16;
+      if (transport.rank() < 2) expect(transport, (run.pass.sent_bytes == first_bytes) == tries);
+    }
+  });
+  SUCCEED();
+}
+
 TEST_CASE("long sticks are carried through every rank") {
   AttentionProblem problem = make_problem(700, 2, 2, 16, 16);
   problem.q_offset = 6.0;  // scores about -9

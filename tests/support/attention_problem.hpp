@@ -92,7 +92,8 @@ struct RankRun {
 /// Collective: runs one pass over `transport` and gathers the output. Rows not written stay NaN.
 inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& mechanism, const SequenceLayout& layout,
                               std::int64_t key_block, Transport& transport, Kernels& kernels,
-                              bool wants_kept_mass = true, ContextKeys* context = nullptr) {
+                              bool wants_kept_mass = true, ContextKeys* context = nullptr,
+                              StickLengths* sticks = nullptr) {
   const int rank = transport.rank();
   const std::int64_t tokens = layout.local_tokens(rank);
   const auto shard = [&](const std::vector<float>& whole, std::int64_t heads, std::int64_t dim) {
@@ -113,6 +114,7 @@ inline RankRun run_over_ranks(const AttentionProblem& problem, const Mechanism& 
   task.scale = problem.scale();
   task.key_block = key_block;
   task.context = context;
+  task.sticks = sticks;
   task.q = dense_any_view(q.data(), problem.type, {problem.batch, tokens, problem.num_heads, problem.head_dim});
   task.k = dense_any_view(k.data(), problem.type, {problem.batch, tokens, problem.num_kv_heads, problem.head_dim});
   task.v = dense_any_view(v.data(), problem.type, {problem.batch, tokens, problem.num_kv_heads, problem.v_dim});
