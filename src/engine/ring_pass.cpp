@@ -75,17 +75,20 @@ class RingPass {
 
   void choose_near() {
     if (!has_early_exit() || schedule_.size() < 2) return;
-    near_tokens_ = near_tokens(*task_.layout, task_.key_block);
-    if (near_tokens_ == 0 || task_.sticks == nullptr || task_.sticks->passes_without_near == 0) return;
-    --task_.sticks->passes_without_near;
-    near_tokens_ = 0;
+    const NearKeys near(*task_.layout, task_.key_block);
+    const bool is_in_vain = task_.sticks != nullptr && task_.sticks->passes_without_near > 0;
+    if (near.any() && is_in_vain) {
+      --task_.sticks->passes_without_near;
+    } else {
+      near_ = near;
+    }
   }
 
   void add_rows() {
     const auto chunks = task_.layout->chunks(rank_);
     for (std::size_t index = 0; index < chunks.size(); ++index) {
       const Chunk& whole = chunks[index];
-      const std::int64_t front = near_tokens_ < whole.run.size() ? near_tokens_ : 0;
+      const std::int64_t front = near_.tokens() < whole.run.size() ? near_.tokens() : 0;
       if (front > 0)
         rows_.push_back({{{whole.run.begin, whole.run.begin + front}, whole.rank, whole.local_begin},
                          static_cast<int>(index),
@@ -109,40 +112,31 @@ class RingPass {
   }
   bool ring_exits_early() const { return has_early_exit() && schedule_.size() > 2; }
 
-  /// The keys of a shard that go on ahead.
-  TokenRun near_run(int rank) const {
-    const TokenRun& run = task_.layout->chunks(rank)[0].run;
-    const std::int64_t begin = (run.end - near_tokens_) / task_.key_block * task_.key_block;
-    return {std::max(run.begin, begin), run.end};
-  }
-
   void go_round() {
-    if (near_tokens_ > 0 && near_keys_end_all()) {
+    if (near_.any() && near_keys_end_all()) {
       result_.steps_taken = 2;
       result_.steps_saved = static_cast<int>(schedule_.size()) - result_.steps_taken;
       return;
     }
     constexpr int kPassesUntilNextTry = 15;
-    if (near_tokens_ > 0 && task_.sticks != nullptr) task_.sticks->passes_without_near = kPassesUntilNextTry;
+    if (near_.any() && task_.sticks != nullptr) task_.sticks->passes_without_near = kPassesUntilNextTry;
     pass_shards_on();
   }
 
   /// Meets this rank's own keys, and the nearest ones of the rank before it. True where no row of any rank needs more.
   bool near_keys_end_all() {
     const RingStep& own = schedule_.front();
-    std::vector<std::int64_t> tokens;
-    for (int rank = 0; rank < transport_.world_size(); ++rank) tokens.push_back(near_run(rank).size());
-    RingSchedule schedule{own, {own.next_kv_rank >= 0 ? own.next_kv_rank : own.kv_rank, -1, -1, -1, {}}};
-    const std::int64_t mine = tokens[static_cast<std::size_t>(rank_)];
+    const RingSchedule schedule{own, {own.next_kv_rank >= 0 ? own.next_kv_rank : own.kv_rank, -1, -1, -1, {}}};
+    const std::int64_t mine = near_.run(rank_).size();
     const std::int64_t first = task_.k.shape[1] - mine;
     KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
-      return KvRing(std::move(tokens), schedule, task_.k.tokens(first, mine), task_.v.tokens(first, mine), task_.slots,
-                    kernels_.memory(), transport_, ledger_);
+      return KvRing(near_.tokens_by_rank(), schedule, task_.k.tokens(first, mine), task_.v.tokens(first, mine),
+                    task_.slots, kernels_.memory(), transport_, ledger_);
     });
     const bool has_near = own.recv_from >= 0;
     const auto meet_near = [&](Rows& rows) {
       for (const RingPart& part : schedule_[1].parts) {
-        attend_rows(ring.in_hand(schedule[1]), part, {near_run(own.next_kv_rank), 0}, rows);
+        attend_rows(ring.in_hand(schedule[1]), part, {near_.run(own.next_kv_rank), 0}, rows);
       }
     };
     MovingKeys moving(ring, transport_, kernels_, heartbeat_, result_);
@@ -173,7 +167,7 @@ class RingPass {
     for (std::size_t index = 0; index < schedule_.size(); ++index) {
       const RingStep& step = schedule_[index];
       moving.start(step);
-      const bool is_met = near_tokens_ > 0 && index == 0;
+      const bool is_met = near_.any() && index == 0;
       for (std::size_t part = 0; part < step.parts.size() && !is_met;) part += attend(ring.in_hand(step), step, part);
       moving.arrive(step);
       ++result_.steps_taken;
@@ -278,7 +272,7 @@ class RingPass {
   std::size_t attend(const KeysInHand& hand, const RingStep& step, std::size_t first) {
     std::size_t parts = 1;
     KeyRun keys = walk_from(step, first, parts);
-    if (step.kv_rank == near_of_rank_) keys.run.end = std::max(keys.run.begin, near_run(step.kv_rank).begin);
+    if (step.kv_rank == near_of_rank_) keys.run.end = std::max(keys.run.begin, near_.run(step.kv_rank).begin);
     attend_keys(hand, step.parts[first], keys);
     return parts;
   }
@@ -378,43 +372,13 @@ class RingPass {
   std::vector<Rows> rows_;
   TransferHeartbeat heartbeat_;
   RingPassResult result_;
-  std::int64_t near_tokens_ = 0;  // of each shard go on ahead; 0: none
-  int near_of_rank_ = -1;         // whose of these have been met here
+  NearKeys near_;          // go on ahead
+  int near_of_rank_ = -1;  // whose of these have been met here
   std::int64_t pairs_ahead_ = 0;
   std::int64_t pairs_behind_ = 0;
 };
 
 }  // namespace
-
-std::int64_t near_tokens(const SequenceLayout& layout, std::int64_t key_block) {
-  constexpr std::int64_t kMostTokens = 2048;
-  if (layout.kind() != LayoutKind::kContiguous) return 0;
-  const std::int64_t wanted = std::min(kMostTokens, layout.max_local_tokens() / 8);
-  const std::int64_t tokens = ceil_div(wanted, key_block) * key_block;
-  return 2 * tokens <= layout.max_local_tokens() ? tokens : 0;
-}
-
-KeptMassFigures& KeptMassFigures::operator+=(const KeptMassFigures& other) {
-  sum += other.sum;
-  rows += other.rows;
-  min = std::min(min, other.min);
-  error_bound = std::max(error_bound, other.error_bound);
-  return *this;
-}
-
-RingPassResult& RingPassResult::operator+=(const RingPassResult& other) {
-  stats += other.stats;
-  flops += other.flops;
-  kept_mass += other.kept_mass;
-  compute_seconds += other.compute_seconds;
-  exposed_seconds += other.exposed_seconds;
-  context_seconds += other.context_seconds;
-  finish_seconds += other.finish_seconds;
-  steps_taken += other.steps_taken;
-  steps_saved += other.steps_saved;
-  sent_bytes += other.sent_bytes;
-  return *this;
-}
 
 RingPassResult run_ring_pass(const RingPassTask& task, Transport& transport, Kernels& kernels, MemoryLedger* ledger,
                              const PassProgress& on_progress) {

@@ -8,17 +8,13 @@
 #include "comm/transport.hpp"
 #include "core/tensor_view.hpp"
 #include "engine/context_keys.hpp"
+#include "engine/near_keys.hpp"
+#include "engine/ring_pass_result.hpp"
 #include "kernels/kernels.hpp"
 #include "mechanism/mechanism.hpp"
 #include "sequence/sequence_layout.hpp"
 
 namespace ringscan {
-
-/// What passes of a job learn of their sticks; the same on all ranks. A pass whose sticks the nearest keys do not end
-/// has waited for these in vain, so that the next ones do not.
-struct StickLengths {
-  int passes_without_near = 0;  ///< that follow, before one tries again
-};
 
 /// A rank's share of one pass over one head group. Views are [batch, local tokens, heads, dim], tokens in the order of
 /// the layout; `slots` index the heads of q, o, statistic (q_head) and of k, v (kv_head). All views are dense, and lie
@@ -52,38 +48,8 @@ struct RingPassTask {
   }
 };
 
-/// The share of the softmax's mass that the kept keys of sparse attention have, over rows.
-struct KeptMassFigures {
-  double sum = 0.0;
-  std::int64_t rows = 0;
-  double min = 1.0;
-  /// Largest 2 (1 - mass) max||v|| of a row, v over its head's keys: no row of o is further from dense softmax.
-  double error_bound = 0.0;
-
-  KeptMassFigures& operator+=(const KeptMassFigures& other);
-};
-
-struct RingPassResult {
-  AttendStats stats;
-  double flops = 0.0;            ///< of the pairs whose score was computed
-  KeptMassFigures kept_mass;     ///< where it was wanted
-  double compute_seconds = 0.0;  ///< in the kernels
-  double exposed_seconds = 0.0;  ///< moving or waiting for KV while not computing
-  double context_seconds = 0.0;  ///< waiting for blocks of the context
-  double finish_seconds = 0.0;   ///< rounding and writing out rows; packing KV for the way
-  int steps_taken = 0;
-  int steps_saved = 0;  ///< that early exit made unnecessary, on all ranks
-  std::size_t sent_bytes = 0;
-
-  RingPassResult& operator+=(const RingPassResult& other);
-};
-
 /// Told which share of this pass's work is behind this rank, 0 to 1.
 using PassProgress = std::function<void(double)>;
-
-/// The nearest keys of a shard, of all that it has, that go on ahead where sticks may end early: as many as a stick of
-/// some layers takes, and little beside the shard. 0: it is not worth while. A multiple of the key block.
-std::int64_t near_tokens(const SequenceLayout& layout, std::int64_t key_block);
 
 /// Collective. Stick-breaking with early exit, contiguous: each rank first hands on its nearest keys alone, and where
 /// all sticks have ended there no shard moves. Exact top-k goes round more than once: a pass of keys alone for each

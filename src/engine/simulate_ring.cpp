@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "engine/ring_pass.hpp"
+#include "engine/near_keys.hpp"
 #include "mechanism/growing_window.hpp"
 
 namespace ringscan {
@@ -33,8 +33,8 @@ class RingSimulation {
         next_chain_(ranks.clock.size()) {}
 
   void run() {
-    if (ring_.sticks != nullptr && routes_.steps() >= 2) near_tokens_ = near_tokens(layout_, ring_.key_block);
-    if (near_tokens_ > 0 && near_keys_end_all()) {
+    if (ring_.sticks != nullptr && routes_.steps() >= 2) near_ = NearKeys(layout_, ring_.key_block);
+    if (near_.any() && near_keys_end_all()) {
       ranks_.steps_taken += 2;
       ranks_.steps_saved += routes_.steps() - 2;
     } else {
@@ -46,14 +46,14 @@ class RingSimulation {
  private:
   /// As in ring_pass.cpp: own keys while the nearest ones move, these, and a sum.
   bool near_keys_end_all() {
-    walk_step(0, near_tokens_);
+    walk_step(0, near_.tokens());
     double open_rows = 0.0;
     for (int rank = 0; rank < world_; ++rank) {
       routes_.fill(rank, 1, step_);
       work_[place(rank)] = 0.0;
       for (const RingPart& part : step_.parts) {
         const std::int64_t queries = layout_.chunks(rank)[static_cast<std::size_t>(part.query_chunk)].run.size();
-        const std::int64_t met = std::min(near_tokens_, layout_.local_tokens(step_.kv_rank));
+        const std::int64_t met = std::min(near_.tokens(), layout_.local_tokens(step_.kv_rank));
         const ReachModel::Work found = ring_.sticks->before(queries, 0, met);
         work_[place(rank)] += seconds_of({1.0, found.rows, found.pairs, 0.0});
         if (step_.kv_rank > 0 || met < layout_.local_tokens(0)) {
@@ -235,7 +235,7 @@ class RingSimulation {
   ClusterShape one_way_;
   RingRoutes routes_;
   RingStep step_;
-  std::int64_t near_tokens_ = 0;
+  NearKeys near_;
   bool is_own_met_ = false;
   std::vector<double> next_clock_;
   std::vector<double> work_, shared_work_;

@@ -156,6 +156,25 @@ TEST_CASE("early exit ends the ring on all ranks, within epsilon") {
   SUCCEED();
 }
 
+TEST_CASE("the nearest keys of a shard are few of it, on the grid of key blocks, none where shards are short") {
+  for (const std::int64_t seq_len : {0, 1, 1000, 4097, 1'000'000}) {
+    for (const int ranks : {1, 2, 3, 8}) {
+      CHECK(!NearKeys(SequenceLayout(LayoutKind::kZigzag, seq_len, ranks, 1), 64).any());
+      const SequenceLayout layout(LayoutKind::kContiguous, seq_len, ranks, 1);
+      const NearKeys near(layout, 64);
+      CHECK(near.any() == (layout.max_local_tokens() >= 128));
+      CHECK((near.tokens() % 64 == 0 && near.tokens() <= 2048 && 2 * near.tokens() <= layout.max_local_tokens()));
+      for (int rank = 0; near.any() && rank < ranks; ++rank) {
+        const TokenRun shard = layout.chunks(rank)[0].run;
+        const TokenRun run = near.run(rank);
+        CHECK((run.end == shard.end && run.begin >= shard.begin));
+        CHECK((run.begin == shard.begin || (run.begin % 64 == 0 && run.size() >= near.tokens())));
+        CHECK(near.tokens_by_rank()[static_cast<std::size_t>(rank)] == run.size());
+      }
+    }
+  }
+}
+
 TEST_CASE("where the nearest keys end all sticks, no shard moves; else the ring goes on from there") {
   AttentionProblem problem = make_problem(1500, 3, 3, 8, 12, 2);
   for (const double offset : {0.0, 3.0, 6.0}) {  // sticks of some tens of keys, of hundreds, of all
@@ -167,7 +186,7 @@ TEST_CASE("where the nearest keys end all sticks, no shard moves; else the ring 
       const auto kernels = make_cpu_kernels();
       const int ranks = transport.world_size();
       const SequenceLayout layout(LayoutKind::kContiguous, problem.seq_len, ranks, 1);
-      const std::int64_t near = near_tokens(layout, 64);
+      const std::int64_t near = NearKeys(layout, 64).tokens();
       const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
       expect(transport, max_abs_difference(run.whole.o, exact.o) <= 2e-5 * max_abs(problem.v));
       expect(transport, max_abs_difference(run.whole.statistic, exact.statistic) <= 1e-4);
