@@ -100,10 +100,7 @@ void TracedTransport::broadcast(std::string& text, int root) {
 }
 
 Ticket TracedTransport::exchange(const Transfer& transfer) {
-  const std::int64_t begin_ns = Trace::now_ns();
-  Ticket inner = inner_.exchange(transfer);
-  sent_bytes_ += transfer.send.size();
-  return trace_transfers(std::move(inner), {&transfer, 1}, begin_ns, trace_);
+  return exchange_all({&transfer, 1});
 }
 
 Ticket TracedTransport::exchange_all(std::span<const Transfer> transfers) {
