@@ -90,6 +90,9 @@ class Transport : public RankGroup {
 
   /// True where exchange() takes this space's memory, both sides of a Transfer in one space.
   virtual bool carries(const MemorySpace& space) const { return space.is_host(); }
+  /// True where it takes memory whose work_queue() orders what is done there, so that the host need not wait for a
+  /// transfer.
+  bool carries_in_queue(const MemorySpace& space) const { return space.work_queue() != nullptr && carries(space); }
 
   /// True where a second thread may use a duplicate() of this while the first uses this.
   virtual bool supports_threads() const = 0;

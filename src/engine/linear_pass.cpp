@@ -201,7 +201,7 @@ RingPassResult run_linear_pass(const LinearPassTask& task, Transport& transport,
   const LinearShape shape{task.k.shape[0],
                           static_cast<std::int64_t>(std::min(task.slots.size(), kernels.slots_a_state())),
                           task.k.shape[3], task.v.shape[3], task.params.normalizer == Normalizer::kZ};
-  const bool by_device = kernels.memory().work_queue() != nullptr && transport.carries(kernels.memory());
+  const bool by_device = transport.carries_in_queue(kernels.memory());
   const auto ranks = static_cast<int>(scan_participants(*task.layout).size());
   switch (linear_scan_kind(task.reproducible, by_device, ranks, kernels.state_bytes(shape))) {
     case ScanKind::kSerial:

@@ -176,7 +176,7 @@ class ParallelLinearPass : public LinearPass, protected Heartbeat {
   ScanSchedule schedule_;
   bool sends_ = false;
   bool has_queue_ = kernels_.memory().work_queue() != nullptr;
-  bool in_queue_ = has_queue_ && transport_.carries(kernels_.memory());
+  bool in_queue_ = transport_.carries_in_queue(kernels_.memory());
   std::vector<Share> shares_;
   std::vector<Ticket> ordered_;  // the queue waits for them; a failure shows here alone
 

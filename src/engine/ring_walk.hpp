@@ -57,7 +57,7 @@ class MovingKeys {
         heartbeat_(heartbeat),
         result_(result),
         has_queue_(kernels.memory().work_queue() != nullptr),
-        in_queue_(has_queue_ && transport.carries(kernels.memory())) {}
+        in_queue_(transport.carries_in_queue(kernels.memory())) {}
   ~MovingKeys() { heartbeat_.follow(nullptr); }
   MovingKeys(const MovingKeys&) = delete;
   MovingKeys& operator=(const MovingKeys&) = delete;

@@ -34,7 +34,7 @@ RunPlan plan_run(const RunConfig& config, const RunContext& context, const Activ
   PlanResources resources;
   resources.world_size = transport.world_size();
   resources.supports_io_thread = transport.supports_threads();
-  resources.carries_device = kernels.memory().work_queue() != nullptr && transport.carries(kernels.memory());
+  resources.carries_device = transport.carries_in_queue(kernels.memory());
   const std::size_t available =
       // What the plan lets a rank hold has to fit on its device too, which holds no more than that.
       std::min(kernels.memory().free_bytes() / 20 * 19,
