@@ -22,3 +22,18 @@ function(ringscan_test name)
       ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_mpi_yield_when_idle=1;OMPI_MCA_rmaps_base_oversubscribe=1")
   endforeach()
 endfunction()
+
+# ringscan_ranks_test(NAME SOURCES... RANKS 1 2 3 ... [LIBRARIES ...] [DEFINITIONS ...])
+#
+# The engine over ranks: compiled once, linked to what makes ranks of threads (NAME_local) and to MPI (NAME_mpi).
+function(ringscan_ranks_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LIBRARIES;DEFINITIONS;RANKS" ${ARGN})
+  add_library(${name}_cases OBJECT ${ARG_SOURCES})
+  target_link_libraries(${name}_cases PRIVATE ringscan_flags ringscan_test_support Catch2::Catch2 ringscan_engine
+                                              ${ARG_LIBRARIES})
+  target_compile_definitions(${name}_cases PRIVATE ${ARG_DEFINITIONS})
+  ringscan_test(${name}_local SOURCES $<TARGET_OBJECTS:${name}_cases>
+                LIBRARIES ringscan_local_ranks ringscan_engine ${ARG_LIBRARIES} LABELS threads)
+  ringscan_test(${name}_mpi SOURCES $<TARGET_OBJECTS:${name}_cases>
+                LIBRARIES ringscan_mpi_ranks ringscan_engine ringscan_comm_mpi ${ARG_LIBRARIES} RANKS ${ARG_RANKS})
+endfunction()
