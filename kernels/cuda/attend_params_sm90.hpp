@@ -97,8 +97,6 @@ struct TileShape {
   static constexpr int kLoaderRegisters = kConsumers == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
   static constexpr int kThreads = 128 * (kConsumers + 1);
-  /// Registers suffice for the weights of two tiles.
-  static constexpr bool kPacksAhead = kHeadDim > 64 && kHeadDim <= 128;
 };
 
 }  // namespace ringscan::cuda

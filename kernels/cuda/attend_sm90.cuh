@@ -14,7 +14,8 @@ namespace ringscan::cuda {
 template <typename Shape, typename Element, template <int> class WeightsOf>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     attend_kernel(const __grid_constant__ AttendParams p, const __grid_constant__ TensorMaps maps) {
-  using Weights = WeightsOf<std::is_same_v<Element, Fp16> ? 14 : 0>;
+  constexpr int kFp16Lift = 12;  // weights from 2^-36 on count, and there is room above 1
+  using Weights = WeightsOf<std::is_same_v<Element, Fp16> ? kFp16Lift : 0>;
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<SharedTiles<Shape>*>(
       raw + (1024 - static_cast<std::uint32_t>(__cvta_generic_to_shared(raw)) % 1024) % 1024);

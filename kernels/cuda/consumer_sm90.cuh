@@ -83,10 +83,10 @@ class Consumer {
   /// Phase 2: all visible tiles, or until every row is done. Returns the tiles not walked.
   __device__ std::int32_t walk_keys(const WorkItem& item, std::uint32_t count) {
     float s[kScores];
-    float rescale[2] = {1.0f, 1.0f};
     int unseen[2];
     std::uint32_t weights[kScores / 2];
     std::int32_t tile = item.first_tile + item.num_tiles - 1;
+    find_whole_tiles(item);
 
     shared_.k_ring.wait_full(k_at_);
     wgmma_fence();
@@ -97,25 +97,10 @@ class Consumer {
     release(shared_.k_ring, k_at_);
     mask(s, item, tile, unseen);
     choose(s, tile);
-    weights_.weigh(s, p_.scale_log2, unseen, rescale);
-    rescale_out(rescale);
-    pack(weights, s);
+    weigh_first(s, unseen, weights);
     bool done = row_states_done(count);
 
-    if constexpr (Shape::kPacksAhead) {
-      std::uint32_t next[kScores / 2];
-      while (!done && --tile >= item.first_tile) {
-        done = next_tile(item, tile, count, s, weights, next);
-        if (done || --tile < item.first_tile) {
-#pragma unroll
-          for (int i = 0; i < kScores / 2; ++i) weights[i] = next[i];
-          break;
-        }
-        done = next_tile(item, tile, count, s, next, weights);
-      }
-    } else {
-      while (!done && --tile >= item.first_tile) done = next_tile(item, tile, count, s, weights, weights);
-    }
+    while (!done && --tile >= item.first_tile) done = next_tile(item, tile, count, s, weights);
 
     shared_.v_ring.wait_full(v_at_);
     wgmma_fence();
@@ -127,12 +112,10 @@ class Consumer {
     return done ? tile - item.first_tile : 0;
   }
 
-  /// The scores of `tile` and the products of the tile before, whose weights are `weights`; then `next` are those of
-  /// `tile`. Where registers suffice for both, they are other ones, so that rounding does not wait for the products.
+  /// The scores of `tile` and the products of the tile before, whose weights are `weights`; then these are those of `tile`.
   /// Returns row_states_done().
   __device__ bool next_tile(const WorkItem& item, std::int32_t tile, std::uint32_t count, float (&s)[kScores],
-                            std::uint32_t (&weights)[kScores / 2], std::uint32_t (&next)[kScores / 2]) {
-    float rescale[2] = {1.0f, 1.0f};
+                            std::uint32_t (&weights)[kScores / 2]) {
     int unseen[2];
     shared_.k_ring.wait_full(k_at_);
     TurnOrder::take(warpgroup_);
@@ -149,14 +132,15 @@ class Consumer {
     release(shared_.k_ring, k_at_);
     mask(s, item, tile, unseen);
     choose(s, tile);
-    weights_.weigh(s, p_.scale_log2, unseen, rescale);
-    if constexpr (Shape::kPacksAhead) pack(next, s);
+    float rescale[2];
+    const bool settles = weights_.prepare(s, p_.scale_log2, rescale);
     wgmma_wait<0>();
     pin_out();
     pin(weights);  // until here the products read them
     release(shared_.v_ring, v_at_);
-    rescale_out(rescale);
-    if constexpr (!Shape::kPacksAhead) pack(next, s);
+    weights_.weigh(s, p_.scale_log2, unseen);
+    pack(weights, s);
+    if (settles) settle(rescale, weights);
     return row_states_done(count);
   }
 
@@ -271,19 +255,29 @@ class Consumer {
     }
   }
 
+  /// The tiles, where they are not moved, whose keys all rows of the warpgroup see.
+  __device__ void find_whole_tiles(const WorkItem& item) {
+    const std::int64_t first_row = item.row + 64 * warpgroup_;
+    const std::int64_t last_row = max(std::int64_t{0}, min(first_row + 63, p_.num_queries - 1));  // sees the fewest
+    const std::int64_t begin = ceil_tiles(last_row + p_.query_minus_key - reach(p_, last_row));
+    const std::int64_t end = floor_tiles(min(first_row + p_.query_minus_key - p_.min_delta + 1, p_.num_keys));
+    whole_begin_ = static_cast<std::int32_t>(max(begin, std::int64_t{0}));
+    whole_count_ = static_cast<std::uint32_t>(max(end - whole_begin_, std::int64_t{0}));
+  }
+  __device__ static std::int64_t floor_tiles(std::int64_t keys) {
+    static_assert((Shape::kKeys & (Shape::kKeys - 1)) == 0);
+    return keys >> __popc(Shape::kKeys - 1);
+  }
+  __device__ static std::int64_t ceil_tiles(std::int64_t keys) { return floor_tiles(keys + Shape::kKeys - 1); }
+
   /// Scores of keys that a row does not see become kNotSeen; `unseen`: how many of the thread's, in each row.
   __device__ void mask(float (&s)[kScores], const WorkItem& item, std::int32_t tile, int (&unseen)[2]) const {
     unseen[0] = unseen[1] = 0;
+    if (static_cast<std::uint32_t>(tile - whole_begin_) < whole_count_) return;
     const std::int64_t start = tile_start<Shape>(p_, tile);
     const std::int64_t begin = static_cast<std::int64_t>(tile) * Shape::kKeys - start;   // > 0 in a moved tile
     const std::int64_t delta = item.row + 64 * warpgroup_ + p_.query_minus_key - start;  // of the first row and key
     const std::int64_t end = min(p_.num_keys - start, std::int64_t{Shape::kKeys});       // less where keys are padded
-    const std::int64_t first_row = item.row + 64 * warpgroup_;
-    const std::int64_t last_row = max(std::int64_t{0}, min(first_row + 63, p_.num_queries - 1));  // sees the fewest
-    if (begin == 0 && end == Shape::kKeys && delta - p_.min_delta >= Shape::kKeys - 1 &&
-        delta + (last_row - first_row) - reach(p_, last_row) <= 0) {
-      return;
-    }
     constexpr int kRun = Shape::kKeys / 8;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -315,9 +309,17 @@ class Consumer {
 #pragma unroll
     for (int i = 0; i < kScores; i += 2) weights[i / 2] = Element::pack(s[i], s[i + 1]);
   }
-  __device__ void rescale_out(const float (&rescale)[2]) {
+  __device__ void weigh_first(float (&s)[kScores], const int (&unseen)[2], std::uint32_t (&weights)[kScores / 2]) {
+    float rescale[2];
+    const bool settles = weights_.prepare(s, p_.scale_log2, rescale);
+    weights_.weigh(s, p_.scale_log2, unseen);
+    pack(weights, s);
+    if (settles) settle(rescale, weights);
+  }
+  /// What some tiles need once the last one's products are through.
+  __device__ void settle(const float (&rescale)[2], std::uint32_t (&weights)[kScores / 2]) {
+    if constexpr (Weights::kTakesBack) weights_.take_back(weights);
     if constexpr (Weights::kRescales) {
-      if (__all_sync(0xFFFFFFFFu, rescale[0] == 1.0f && rescale[1] == 1.0f)) return;  // most tiles bring no new maximum
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         for_each_pair(r, [&](int, float& a, float& b) {
@@ -373,6 +375,8 @@ class Consumer {
   typename decltype(Shared::q_ring)::Position q_at_;
   typename decltype(Shared::k_ring)::Position k_at_;
   typename decltype(Shared::v_ring)::Position v_at_;
+  std::int32_t whole_begin_;  ///< of the item, see find_whole_tiles()
+  std::uint32_t whole_count_;
   std::uint32_t weighed_ = 0;
 };
 

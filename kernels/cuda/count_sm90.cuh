@@ -367,7 +367,8 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     if (kAdds) {
       const int unseen[2] = {0, 0};
       float rescale[2];
-      weights_.weigh(s, p_.attend.scale_log2, unseen, rescale);
+      weights_.prepare(s, p_.attend.scale_log2, rescale);
+      weights_.weigh(s, p_.attend.scale_log2, unseen);
     }
   }
 

@@ -20,12 +20,17 @@ class StickWeights {
   static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kRescales = false;
   static constexpr bool kChooses = false;
+  static constexpr bool kTakesBack = false;
 
   __device__ void begin(int r) { log2_stick_[r] = 0.0f; }
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }
 
   template <int kSize>
-  __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&)[2], float (&)[2]) {
+  __device__ bool prepare(const float (&)[kSize], float, float (&)[2]) {
+    return false;
+  }
+  template <int kSize>
+  __device__ void weigh(float (&s)[kSize], float scale_log2, const int (&)[2]) {
     constexpr int kGroups = kSize / 4 / kGroup;
     float group_stick[2][2][kGroups];
     Run run[2][2];  // nvcc 13.0 would give default member initialisers to run[0] alone

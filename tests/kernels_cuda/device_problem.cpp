@@ -80,6 +80,16 @@ std::vector<float> random_values(const Problem& problem, std::int64_t heads, std
   return values;
 }
 
+void make_zero_keys(const Problem& problem, std::vector<float>& q, std::vector<float>& k) {
+  const std::int64_t every = problem.zero_key_every;
+  if (every == 0) return;
+  for (float& x : q) x = std::abs(x);
+  const std::int64_t of_token = problem.num_kv_heads * problem.head_dim;
+  for (std::int64_t row = 0; row < problem.batch * problem.seq_len; ++row) {
+    if (row % problem.seq_len % every == every - 1) std::fill_n(k.begin() + row * of_token, of_token, -0.0f);
+  }
+}
+
 std::vector<double> head_of(const Problem& problem, const std::vector<float>& values, std::int64_t heads,
                             std::int64_t batch, std::int64_t head) {
   std::vector<double> rows;
@@ -200,9 +210,10 @@ double bound(ElementType type) {
 Errors run_and_compare(const Problem& problem) {
   const float q_first = problem.score_shift == 0.0f ? 0.0f : std::copysign(8.0f, problem.score_shift);
   const float k_first = problem.score_shift == 0.0f ? 0.0f : std::abs(problem.score_shift) / 8.0f;
-  const Inputs in{random_values(problem, problem.num_heads, 1, problem.input_scale, q_first),
-                  random_values(problem, problem.num_kv_heads, 2, problem.input_scale, k_first),
-                  random_values(problem, problem.num_kv_heads, 3, 1.0f, 0.0f)};
+  Inputs in{random_values(problem, problem.num_heads, 1, problem.input_scale, q_first),
+            random_values(problem, problem.num_kv_heads, 2, problem.input_scale, k_first),
+            random_values(problem, problem.num_kv_heads, 3, 1.0f, 0.0f)};
+  make_zero_keys(problem, in.q, in.k);
   DeviceTensor q(problem, problem.num_heads), k(problem, problem.num_kv_heads), v(problem, problem.num_kv_heads);
   const DeviceTensor o(problem, problem.num_heads);
   q.upload(in.q);

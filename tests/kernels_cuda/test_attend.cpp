@@ -221,6 +221,20 @@ TEST_CASE("cog: a score of zero has weight 0 and counts in the sum") {
     problem.seq_len = 300;
     problem.input_scale = 0.0f;
     expect_right(problem);
+    // The tile that is wholly seen has one such key, or many, of either row, or none.
+    problem.input_scale = 1.0f;
+    problem.seq_len = 701;
+    problem.batch = 2;
+    for (const std::int64_t head_dim : {64, 128, 256}) {
+      problem.head_dim = head_dim;
+      for (const std::int64_t every : {1, 2, 5, 97, 350}) {
+        problem.zero_key_every = every;
+        for (const float scale : {1.0f, 0.01f, 6.0f}) {  // weights alike, and far apart
+          problem.input_scale = scale;
+          expect_right(problem);
+        }
+      }
+    }
   }
 }
 
