@@ -16,10 +16,10 @@ namespace ringscan::cuda {
 struct DevicePartial {
   PartialShape shape;
   float* out = nullptr;  ///< [batch, slots, rows, v_dim], unnormalised
-  /// [batch, slots, rows]. Softmax: the maximum of z log2(e); cog: of |z| log2(e). Stick-breaking: log2 of what is left
-  /// of the stick.
+  /// [batch, slots, rows]. Softmax: a reference, the maximum of z log2(e) or up to 8 less (fp16: 3.75); cog: of |z|
+  /// log2(e). Stick-breaking: log2 of what is left of the stick.
   float* first = nullptr;
-  float* sum = nullptr;  ///< softmax and cog: [batch, slots, rows], sum of 2^(z log2(e) - max)
+  float* sum = nullptr;  ///< softmax and cog: [batch, slots, rows], sum of 2^(z log2(e) - reference)
 };
 
 /// Where finished rows go: o [batch, rows, any heads, v_dim] of the inputs' type, row q_head of each slot; the

@@ -112,6 +112,7 @@ class Predictor {
     simulated.plan = &block;
     simulated.cost = cost_of(request_.shape.at_once());
     simulated.heads_a_state = profile.linear_heads_a_state;
+    simulated.by_device = profile.sends_from_shard;
     simulated.reproducible = request_.config->reproducible;
     const double before = ranks_.useful_seconds;
     simulate_block(simulated, ranks_);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "comm/halo_schedule.hpp"
+#include "engine/linear_pass.hpp"
 #include "engine/long_conv_pass.hpp"
 #include "engine/simulate_scan.hpp"
 
@@ -81,11 +82,13 @@ class BlockSimulation {
     }
   }
 
+  ScanKind ssm_scan_kind() const { return block_.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic; }
+
   /// A scan of `slots` states, of all that share_out() found.
-  void scan(int slots, double state_bytes) {
+  void scan(int slots, double state_bytes, ScanKind kind) {
     SimulatedScan scan;
     scan.layout = &plan_.layout;
-    scan.kind = block_.reproducible ? ScanKind::kSerial : ScanKind::kLogarithmic;
+    scan.kind = kind;
     scan.slots = slots;
     scan.state_bytes = state_bytes / slots;
     scan.state_seconds = state_;
@@ -108,7 +111,7 @@ class BlockSimulation {
       const std::int64_t step = ssm_chained_channels(plan_.block_channels, plan_.layout);
       const auto states = static_cast<double>(plan_.state_bytes) * static_cast<double>(shape_.d_state) /
                           static_cast<double>(1 + shape_.d_state);  // no sums of delta
-      scan(parts * static_cast<int>(ceil_div(plan_.block_channels, step)), parts * states);
+      scan(parts * static_cast<int>(ceil_div(plan_.block_channels, step)), parts * states, ssm_scan_kind());
       return;
     }
     for (std::vector<double>* seconds : {&before_, &output_, &state_}) {
@@ -116,7 +119,7 @@ class BlockSimulation {
     }
     for (int part = 0; part < parts; ++part) {
       ranks_.pass_compute(before_);
-      scan(1, static_cast<double>(plan_.state_bytes));
+      scan(1, static_cast<double>(plan_.state_bytes), ssm_scan_kind());
     }
   }
 
@@ -134,7 +137,11 @@ class BlockSimulation {
     }
     share_out(1.0, has_lines);
     ranks_.pass_compute(before_);
-    scan(static_cast<int>(ceil_div(s.num_heads, block_.heads_a_state)), static_cast<double>(plan_.state_bytes));
+    const std::int64_t states = ceil_div(s.num_heads, block_.heads_a_state);
+    const auto ranks = static_cast<int>(scan_participants(plan_.layout).size());
+    scan(static_cast<int>(states), static_cast<double>(plan_.state_bytes),
+         linear_scan_kind(block_.reproducible, block_.by_device, ranks,
+                          plan_.state_bytes / static_cast<std::size_t>(states)));
   }
 
   const SimulatedBlock& block_;

@@ -11,7 +11,8 @@ namespace ringscan {
 struct SimulatedBlock {
   const BlockPlan* plan = nullptr;
   BlockCost cost;
-  int heads_a_state = 1;  ///< chela: LinearKernels::slots_a_state()
+  int heads_a_state = 1;   ///< chela: LinearKernels::slots_a_state()
+  bool by_device = false;  ///< chela: the transport carries states where the device has them
   /// States go from rank to rank, one after the other. Mamba: what needs no state is taken to wait for it as well.
   bool reproducible = false;
 };

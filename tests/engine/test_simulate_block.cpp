@@ -163,6 +163,11 @@ TEST_CASE("chela: a halo where shards are long, an all-to-all where they are sho
   CHECK(
       predict_for(config, make_layer(16384), 4, profile).seconds ==
       Approx(short_halo + long_halo + computed + 2 * sum + std::max(0.0, 2 * hop - 0.25 * computed / 2)).epsilon(0.02));
+  // Where a device has the states each rank gives its own to all behind it: 3 + 2 + 1 messages a head, not 3 + 2.
+  CostProfile device = profile;
+  device.sends_from_shard = true;
+  CHECK(predict_for(config, make_layer(16384), 4, device).inside_bytes ==
+        Approx(predict_for(config, make_layer(16384), 4, profile).inside_bytes + 2 * linear_state(plan)));
   const RunPlan cut = plan_of(config, make_layer(1600), 4);
   REQUIRE(choose_long_conv(cut.blocks[0].layout, 500, false) == LongConvMethod::kAllToAll);
   const Prediction lines = predict_for(config, make_layer(1600), 4, profile);
