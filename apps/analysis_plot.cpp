@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "core/units.hpp"
 
 namespace ringscan {
 namespace {
@@ -24,12 +25,6 @@ struct Panel {
   std::function<double(double)> place;  ///< of a value on the scale, 0 to 1
   std::function<double(const HeadFigures&)> value;
 };
-
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
 
 /// In a gnuplot string in double quotes, without enhanced text.
 std::string escaped(const std::string& text) {
@@ -56,7 +51,7 @@ void add_reach_panels(const Analysis& analysis, std::vector<Panel>& panels) {
   const auto place = [longest](double keys) { return std::log(std::max(keys, 1.0)) / std::log(double(longest)); };
   // The smallest epsilon: the others would look alike.
   const std::size_t last = analysis.request.epsilons.size() - 1;
-  const std::string until = format(": keys until the stick is under %.3g", analysis.request.epsilons[last]);
+  const std::string until = printed(": keys until the stick is under %.3g", analysis.request.epsilons[last]);
   panels.push_back({"Stick reach, median" + until, colours, "%.0f", place,
                     [last](const HeadFigures& head) { return static_cast<double>(head.reach[last].median); }});
   panels.push_back({"Stick reach, 99th percentile" + until, colours, "%.0f", place,
@@ -82,9 +77,10 @@ std::vector<Panel> panels_of(const Analysis& analysis) {
     const auto usual = std::find(exponents.begin(), exponents.end(), 0.7);
     const auto place = static_cast<std::size_t>(usual != exponents.end() ? usual - exponents.begin()
                                                                          : (exponents.end() - exponents.begin()) / 2);
-    panels.push_back({format("Kept mass: share of the n^%.3g %s keys", exponents[place], which), kShare, "%.2f",
+    panels.push_back({printed("Kept mass: share of the n^%.3g %s keys", exponents[place], which), kShare, "%.2f",
                       place_of_share, [place](const HeadFigures& head) { return head.kept_mass[place]; }});
-    panels.push_back({format("Smallest exponent C whose n^C %s keys keep 95 %%", which), kShare, "%.2f", place_of_share,
+    panels.push_back({printed("Smallest exponent C whose n^C %s keys keep 95 %%", which), kShare, "%.2f",
+                      place_of_share,
                       [](const HeadFigures& head) { return head.smallest_exponent.value_or(std::nan("")); }});
   }
   return panels;
@@ -100,7 +96,7 @@ void write_cells(const Analysis& analysis, const Panel& panel, const std::string
       if (!std::isfinite(value)) continue;
       const double place = panel.place(value);
       const double drawn = panel.place(0.0) == panel.place(1.0) ? std::max(value, 1.0) : value;
-      out << head.head << " " << layer << " " << format("%.9g ", drawn) << format(panel.label, value)
+      out << head.head << " " << layer << " " << printed("%.9g ", drawn) << printed(panel.label, value)
           << (place < 0.6 ? " 16777215" : " 0") << "\n";
     }
   }
@@ -140,7 +136,7 @@ std::string plot_script(const Analysis& analysis, const std::string& path) {
 
   std::ostringstream out;
   for (std::size_t i = 0; i < panels.size(); ++i)
-    write_cells(analysis, panels[i], format("$panel%d", static_cast<int>(i)), out);
+    write_cells(analysis, panels[i], printed("$panel%d", static_cast<int>(i)), out);
   out << "set terminal pngcairo size " << width << "," << height << " font \"sans,12\" noenhanced\n"
       << "set output \"" << escaped(path) << "\"\n"
       << "set multiplot layout " << rows << "," << columns << " title \""
@@ -158,7 +154,7 @@ std::string plot_script(const Analysis& analysis, const std::string& path) {
   }
   out << ")\n";
   for (std::size_t i = 0; i < panels.size(); ++i) {
-    write_panel(panels[i], format("$panel%d", static_cast<int>(i)), has_room, out);
+    write_panel(panels[i], printed("$panel%d", static_cast<int>(i)), has_room, out);
   }
   out << "unset multiplot\nset output\n";
   return out.str();

@@ -162,14 +162,6 @@ class Planner {
   std::vector<PlanPoint> points_;
 };
 
-template <typename... Arguments>
-std::string format(const char* text, Arguments... arguments) {
-  const int size = std::snprintf(nullptr, 0, text, arguments...);
-  std::string result(static_cast<std::size_t>(size), '\0');
-  std::snprintf(result.data(), result.size() + 1, text, arguments...);
-  return result;
-}
-
 std::string Planner::title() const {
   std::string mechanisms;
   for (const HeadAssignment& assignment : options_.config.assignments) {
@@ -184,22 +176,22 @@ std::string Planner::title() const {
 }
 
 std::string Planner::table() const {
-  std::string text = format("%6s %12s %10s %10s %10s %10s %10s %12s %10s %10s %9s %9s %6s  %s\n", "ranks", "tokens",
-                            "seconds", "compute", "exposed", "finish", "files", "memory/rank", "inside GB",
-                            "between GB", "TFLOP/s/r", "steps", "eff", "binds");
+  std::string text = printed("%6s %12s %10s %10s %10s %10s %10s %12s %10s %10s %9s %9s %6s  %s\n", "ranks", "tokens",
+                             "seconds", "compute", "exposed", "finish", "files", "memory/rank", "inside GB",
+                             "between GB", "TFLOP/s/r", "steps", "eff", "binds");
   for (const PlanPoint& point : points_) {
     const Prediction& p = point.prediction;
     if (!point.fits) {
-      text += format("%6d %12lld  does not fit: %s a rank, and a rank has %s\n", point.world,
-                     static_cast<long long>(point.seq_len), human_bytes(point.memory_bytes).c_str(),
-                     human_bytes(memory_).c_str());
+      text += printed("%6d %12lld  does not fit: %s a rank, and a rank has %s\n", point.world,
+                      static_cast<long long>(point.seq_len), human_bytes(point.memory_bytes).c_str(),
+                      human_bytes(memory_).c_str());
       continue;
     }
-    text += format("%6d %12lld %10.4g %10.4g %10.4g %10.4g %10.4g %12s %10.4g %10.4g %9.3g %9d %6.3f  %s\n",
-                   point.world, static_cast<long long>(point.seq_len), p.seconds, p.compute_seconds, p.exposed_seconds,
-                   p.finish_seconds, p.read_seconds + p.write_seconds, human_bytes(point.memory_bytes).c_str(),
-                   p.inside_bytes * 1e-9, p.between_bytes * 1e-9, p.flops / p.seconds / point.world * 1e-12,
-                   p.steps_taken, point.efficiency, p.binds.c_str());
+    text += printed("%6d %12lld %10.4g %10.4g %10.4g %10.4g %10.4g %12s %10.4g %10.4g %9.3g %9d %6.3f  %s\n",
+                    point.world, static_cast<long long>(point.seq_len), p.seconds, p.compute_seconds, p.exposed_seconds,
+                    p.finish_seconds, p.read_seconds + p.write_seconds, human_bytes(point.memory_bytes).c_str(),
+                    p.inside_bytes * 1e-9, p.between_bytes * 1e-9, p.flops / p.seconds / point.world * 1e-12,
+                    p.steps_taken, point.efficiency, p.binds.c_str());
   }
   return text;
 }
@@ -209,7 +201,7 @@ std::string Planner::detail(const PlanPoint& point) const {
   const Prediction& p = point.prediction;
   const Prediction::Shares& s = p.shares;
   const Chain& c = p.chain;
-  return format(
+  return printed(
       "\nlayout %s; %d steps, %d saved by early exit; slowest rank %d\n"
       "rank seconds: %.1f %% useful, %.1f %% kernels crowded on a node, %.1f %% calls and rows, %.1f %% waiting for "
       "processors, %.1f %% exposed, %.1f %% "
@@ -233,18 +225,18 @@ std::string Planner::names() const {
   std::string text = "\n";
   const int most = options_.worlds.back();
   for (const int world : {options_.worlds.front(), most}) {
-    text += format("largest context that fits %d ranks: %lld tokens\n", world,
-                   static_cast<long long>(largest_context(world)));
+    text += printed("largest context that fits %d ranks: %lld tokens\n", world,
+                    static_cast<long long>(largest_context(world)));
     if (options_.worlds.front() == most) break;
   }
   for (const std::int64_t seq_len : options_.seq_lens) {
     const PlanPoint* point = first_under(seq_len);
     text += point == nullptr
-                ? format("%lld tokens: efficiency stays at 80 %% or more to %d ranks\n",
-                         static_cast<long long>(seq_len), most)
-                : format("%lld tokens: efficiency falls under 80 %% at %d ranks (%.3f); what binds there: %s\n",
-                         static_cast<long long>(seq_len), point->world, point->efficiency,
-                         point->prediction.largest_loss.c_str());
+                ? printed("%lld tokens: efficiency stays at 80 %% or more to %d ranks\n",
+                          static_cast<long long>(seq_len), most)
+                : printed("%lld tokens: efficiency falls under 80 %% at %d ranks (%.3f); what binds there: %s\n",
+                          static_cast<long long>(seq_len), point->world, point->efficiency,
+                          point->prediction.largest_loss.c_str());
   }
   return text;
 }

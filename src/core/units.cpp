@@ -34,4 +34,17 @@ std::string human_seconds(double seconds) {
   return text;
 }
 
+std::string human_ranges(std::span<const int> numbers) {
+  std::string text;
+  for (std::size_t first = 0; first < numbers.size();) {
+    std::size_t last = first;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    if (!text.empty()) text += ",";
+    text += std::to_string(numbers[first]);
+    if (last > first) text += "-" + std::to_string(numbers[last]);
+    first = last + 1;
+  }
+  return text.empty() ? "none" : text;
+}
+
 }  // namespace ringscan

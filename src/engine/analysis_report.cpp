@@ -12,26 +12,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
-
-/// "0-3,8"; "none".
-std::string heads_text(const std::vector<int>& heads) {
-  std::string text;
-  for (std::size_t first = 0; first < heads.size();) {
-    std::size_t last = first;
-    while (last + 1 < heads.size() && heads[last + 1] == heads[last] + 1) ++last;
-    if (!text.empty()) text += ",";
-    text += std::to_string(heads[first]);
-    if (last > first) text += "-" + std::to_string(heads[last]);
-    first = last + 1;
-  }
-  return text.empty() ? "none" : text;
-}
-
 std::string layer_title(const std::string& layer) {
   return layer.empty() ? "(root)" : layer;
 }
@@ -64,12 +44,12 @@ std::vector<std::vector<std::string>> titles(const AnalysisRequest& request) {
   };
   if (request.measures.recency) column("recency", "ratio");
   for (std::size_t i = 0; request.measures.reach && i < request.epsilons.size(); ++i) {
-    column(format("reach %.3g", request.epsilons[i]), "median");
+    column(printed("reach %.3g", request.epsilons[i]), "median");
     column("", "99 %");
     column("", "never");
   }
   for (std::size_t i = 0; request.measures.kept_mass && i < request.exponents.size(); ++i) {
-    column(i == 0 ? "kept at" : "", format("n^%.3g", request.exponents[i]));
+    column(i == 0 ? "kept at" : "", printed("n^%.3g", request.exponents[i]));
   }
   if (request.measures.kept_mass) column("C for", "95 %");
   if (request.measures.sign_balance) column("cog's", "negative");
@@ -78,25 +58,25 @@ std::vector<std::vector<std::string>> titles(const AnalysisRequest& request) {
 
 std::vector<std::string> cells(const HeadFigures& head) {
   std::vector<std::string> row{std::to_string(head.head), std::to_string(head.kv_head)};
-  if (head.recency_ratio) row.push_back(format("%.3f", *head.recency_ratio));
+  if (head.recency_ratio) row.push_back(printed("%.3f", *head.recency_ratio));
   for (const StickReach& reach : head.reach) {
     row.push_back(std::to_string(reach.median));
     row.push_back(std::to_string(reach.percentile_99));
-    row.push_back(format("%.1f %%", 100.0 * reach.never_share));
+    row.push_back(printed("%.1f %%", 100.0 * reach.never_share));
   }
-  for (const double kept : head.kept_mass) row.push_back(format("%.3f", kept));
+  for (const double kept : head.kept_mass) row.push_back(printed("%.3f", kept));
   if (!head.kept_mass.empty()) {
-    row.push_back(head.smallest_exponent ? format("%.2f", *head.smallest_exponent) : std::string("-"));
+    row.push_back(head.smallest_exponent ? printed("%.2f", *head.smallest_exponent) : std::string("-"));
   }
-  if (head.cog_negative_share) row.push_back(format("%.3f", *head.cog_negative_share));
+  if (head.cog_negative_share) row.push_back(printed("%.3f", *head.cog_negative_share));
   return row;
 }
 
 std::string proposal_text(const Analysis& analysis, const HybridProposal& proposal) {
   const AnalysisRequest& request = analysis.request;
-  return format("  recency-aware (ratio >= %.3g): heads ", request.recency_threshold) + heads_text(proposal.replaced) +
-         " -> " + request.replace_with + "; " + request.keep + ": heads " + heads_text(proposal.kept) +
-         "; KV heads freed: " + heads_text(proposal.freed_kv_heads) + "\n";
+  return printed("  recency-aware (ratio >= %.3g): heads ", request.recency_threshold) +
+         human_ranges(proposal.replaced) + " -> " + request.replace_with + "; " + request.keep + ": heads " +
+         human_ranges(proposal.kept) + "; KV heads freed: " + human_ranges(proposal.freed_kv_heads) + "\n";
 }
 
 Json head_json(const HeadFigures& head, const AnalysisRequest& request) {
@@ -165,14 +145,15 @@ std::string config_text(const Analysis& analysis, const HybridProposal& proposal
   const std::string& input = request.input;
   const std::string stem = input.ends_with(".h5") ? input.substr(0, input.size() - 3) : input;
   std::string text = "# Proposed by ringscan analyze: heads with a mean of " +
-                     format("%.3g", request.recency_threshold) + " or more of their softmax mass on keys\n# at most " +
+                     printed("%.3g", request.recency_threshold) + " or more of their softmax mass on keys\n# at most " +
                      std::to_string(request.recency_window) + " back get " + request.replace_with + ", the others " +
-                     request.keep + ". KV heads freed: " + heads_text(proposal.freed_kv_heads) + ".\n";
+                     request.keep + ". KV heads freed: " + human_ranges(proposal.freed_kv_heads) + ".\n";
   text += setting_line("input", input);
   text += setting_line("output", with_layer(analysis, stem + ".hybrid.h5", ".h5", proposal.layer));
   if (!proposal.layer.empty()) text += setting_line("layers", proposal.layer);
-  if (!proposal.replaced.empty()) text += setting_line("heads." + request.replace_with, heads_text(proposal.replaced));
-  if (!proposal.kept.empty()) text += setting_line("heads." + request.keep, heads_text(proposal.kept));
+  if (!proposal.replaced.empty())
+    text += setting_line("heads." + request.replace_with, human_ranges(proposal.replaced));
+  if (!proposal.kept.empty()) text += setting_line("heads." + request.keep, human_ranges(proposal.kept));
   return text;
 }
 
@@ -202,7 +183,7 @@ std::string summarize(const Analysis& analysis) {
   if (request.measures.kept_mass) {
     text += std::string("kept: mean mass of the n^C ") +
             (request.select == SparseSelect::kTopk ? "strongest" : "nearest") + " keys" +
-            format(", to within %.1g; C for 95 %% in steps of 0.01\n", std::max(error, 5e-5));
+            printed(", to within %.1g; C for 95 %% in steps of 0.01\n", std::max(error, 5e-5));
   }
   return text + std::to_string(analysis.world_size) + (analysis.world_size == 1 ? " rank, " : " ranks, ") +
          human_seconds(analysis.seconds) + ", at most " + human_bytes(analysis.peak_bytes) + " a rank in buffers\n";

@@ -125,29 +125,10 @@ Json figures_json(const RunReport& report) {
             {"device_peak_bytes", report.device_peak_bytes}}}};
 }
 
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
-
-std::string heads_text(const std::vector<int>& heads) {
-  std::string text;
-  for (std::size_t first = 0; first < heads.size();) {
-    std::size_t last = first;
-    while (last + 1 < heads.size() && heads[last + 1] == heads[last] + 1) ++last;
-    if (!text.empty()) text += ",";
-    text += std::to_string(heads[first]);
-    if (last > first) text += "-" + std::to_string(heads[last]);
-    first = last + 1;
-  }
-  return text;
-}
-
 std::string pass_heads(const PassPlan& pass) {
   std::vector<int> heads;
   for (const HeadGroup& group : pass.groups) heads.insert(heads.end(), group.heads.begin(), group.heads.end());
-  return heads_text(heads);
+  return human_ranges(heads);
 }
 
 }  // namespace
@@ -179,7 +160,7 @@ std::string describe(const RunPlan& plan) {
           << ", at most " << shard.layout.max_local_tokens() << " tokens a rank, " << pass.groups.size()
           << (pass.groups.size() == 1 ? " head group, " : " head groups, ") << pass.ring_steps
           << (carries_state(pass.mechanism) ? " scan" : " ring") << (pass.ring_steps == 1 ? " step, " : " steps, ")
-          << format("%.3g TFLOP", pass.flops * 1e-12) << ", " << human_bytes(pass.moved_bytes)
+          << printed("%.3g TFLOP", pass.flops * 1e-12) << ", " << human_bytes(pass.moved_bytes)
           << (carries_state(pass.mechanism) ? " of states moved" : " of KV moved");
       if (pass.context_tokens > 0) {
         out << ", " << human_bytes(pass.context_bytes) << " of " << pass.context_tokens << " context tokens read";
@@ -209,15 +190,15 @@ std::string summarize(const RunReport& report) {
   out << describe(report.plan);
   if (!report.finished && !report.stopped) return out.str();
   const auto line = [&](const char* name, double seconds, const std::string& more) {
-    out << format("  %-10s %10s", name, human_seconds(seconds).c_str()) << (more.empty() ? "" : "   " + more) << "\n";
+    out << printed("  %-10s %10s", name, human_seconds(seconds).c_str()) << (more.empty() ? "" : "   " + more) << "\n";
   };
   const auto exposed = [](double seconds) { return human_seconds(seconds) + " not hidden"; };
   out << report.plan.world_size << (report.plan.world_size == 1 ? " rank, " : " ranks, ") << report.transport
       << " transport, " << report.backend << " backend (" << report.device << ")\n";
   line("read", report.read_seconds, human_bytes(report.read_bytes) + ", " + exposed(report.read_wait_seconds));
   line("compute", report.compute_seconds,
-       format("%.3f TFLOP/s together (%.1f GFLOP/s a rank)", report.tflops(),
-              report.tflops() * 1e3 / report.plan.world_size));
+       printed("%.3f TFLOP/s together (%.1f GFLOP/s a rank)", report.tflops(),
+               report.tflops() * 1e3 / report.plan.world_size));
   line("exchange", report.exposed_seconds,
        human_bytes(report.sent_bytes) + " moved; the time is what computing did not hide");
   if (report.device_peak_bytes > 0) line("staging", report.staging_seconds, "to the GPU and back");
@@ -226,16 +207,16 @@ std::string summarize(const RunReport& report) {
   line("total", report.total_seconds, "");
   const std::int64_t tiles = report.stats.tiles_computed + report.stats.tiles_skipped;
   out << "tiles: " << report.stats.tiles_computed << " computed, " << report.stats.tiles_skipped << " skipped"
-      << format(" (%.1f %%)",
-                tiles > 0 ? 100.0 * static_cast<double>(report.stats.tiles_skipped) / static_cast<double>(tiles) : 0.0)
+      << printed(" (%.1f %%)",
+                 tiles > 0 ? 100.0 * static_cast<double>(report.stats.tiles_skipped) / static_cast<double>(tiles) : 0.0)
       << "; ring steps: " << report.steps_taken << " taken, " << report.steps_saved << " saved\n";
   if (const ContextFigures& context = report.context_blocks; context.blocks_read + context.blocks_left > 0) {
     out << "context: " << context.blocks_read << " blocks read, " << context.blocks_left << " not needed; "
         << human_bytes(report.context_bytes) << " a rank, " << exposed(report.context_wait_seconds) << "\n";
   }
   if (const KeptMassFigures& mass = report.kept_mass; mass.rows > 0) {
-    out << format("kept mass: mean %.4f, least %.4f; no row of o is further than %.3g from dense softmax\n",
-                  mass.sum / static_cast<double>(mass.rows), mass.min, mass.error_bound);
+    out << printed("kept mass: mean %.4f, least %.4f; no row of o is further than %.3g from dense softmax\n",
+                   mass.sum / static_cast<double>(mass.rows), mass.min, mass.error_bound);
   }
   out << "memory: at most " << human_bytes(report.peak_bytes) << " a rank in buffers, "
       << human_bytes(report.resident_bytes) << " resident a process";

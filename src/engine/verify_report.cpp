@@ -7,13 +7,6 @@
 namespace ringscan {
 namespace {
 
-template <typename... Values>
-std::string format(const char* pattern, Values... values) {
-  char text[256];
-  std::snprintf(text, sizeof(text), pattern, values...);
-  return text;
-}
-
 std::string layer_title(const std::string& layer) {
   return layer.empty() ? "(root)" : layer;
 }
@@ -23,9 +16,9 @@ std::string worst_rows_text(const DatasetCheck& check) {
       "worst rows of layer " + layer_title(check.layer) + ", " + check.mechanism + ", " + check.dataset + ":\n";
   for (const RowError& row : check.worst) {
     if (row.error <= check.bound) continue;
-    text += format("  layer %s  batch %lld  query %lld  head %lld  error %.3g\n", layer_title(check.layer).c_str(),
-                   static_cast<long long>(row.batch), static_cast<long long>(row.query),
-                   static_cast<long long>(row.head), row.error);
+    text += printed("  layer %s  batch %lld  query %lld  head %lld  error %.3g\n", layer_title(check.layer).c_str(),
+                    static_cast<long long>(row.batch), static_cast<long long>(row.query),
+                    static_cast<long long>(row.head), row.error);
   }
   return text;
 }
@@ -34,12 +27,12 @@ std::string worst_rows_text(const DatasetCheck& check) {
 
 std::string summarize(const VerifyReport& report) {
   std::string text =
-      format("%-16s %-16s %-10s %10s %12s %12s\n", "layer", "mechanism", "dataset", "rows", "worst error", "bound");
+      printed("%-16s %-16s %-10s %10s %12s %12s\n", "layer", "mechanism", "dataset", "rows", "worst error", "bound");
   std::int64_t rows = 0;
   for (const DatasetCheck& check : report.checks) {
-    text += format("%-16s %-16s %-10s %10lld %12.3g %12.3g  %s\n", layer_title(check.layer).c_str(),
-                   check.mechanism.c_str(), check.dataset.c_str(), static_cast<long long>(check.rows),
-                   check.worst_error(), check.bound, check.passed() ? "ok" : "FAILED");
+    text += printed("%-16s %-16s %-10s %10lld %12.3g %12.3g  %s\n", layer_title(check.layer).c_str(),
+                    check.mechanism.c_str(), check.dataset.c_str(), static_cast<long long>(check.rows),
+                    check.worst_error(), check.bound, check.passed() ? "ok" : "FAILED");
     if (check.dataset == "o" || check.dataset.ends_with("/y")) rows += check.rows;
   }
   for (const DatasetCheck& check : report.checks) {

@@ -79,19 +79,6 @@ PassRun run_ssm(const SsmProblem& p, const SequenceLayout& layout, Transport& tr
   return out;
 }
 
-SsmProblem make(std::int64_t seq_len, std::int64_t channels, std::int64_t d_state, std::int64_t groups = 1,
-                std::int64_t batch = 1) {
-  SsmProblem p;
-  p.seq_len = seq_len;
-  p.channels = channels;
-  p.d_state = d_state;
-  p.groups = groups;
-  p.batch = batch;
-  p.seed = static_cast<std::uint32_t>(seq_len + channels);
-  p.fill();
-  return p;
-}
-
 PassRun run_mamba(const MambaProblem& p, const PlacedMambaWeights& weights, std::int64_t first_token,
                   std::int64_t count, Transport& transport, std::int64_t block_channels, bool reproducible,
                   const PassRun* before, SsmKernels& kernels) {
@@ -186,7 +173,7 @@ TEST_CASE("a halo reaches back over short and empty shards") {
 
 TEST_CASE("a scan over the ranks equals the oracle at odd lengths and empty shards") {
   for (const std::int64_t seq_len : {1, 2, 5, 37, 301}) {
-    const SsmProblem p = make(seq_len, 20, 5, 2, 2);
+    const SsmProblem p = make_ssm_problem(seq_len, 20, 5, 2, 2);
     const SsmResult exact = exact_result(p);
     for_each_world([&](Transport& transport) {
       for (const std::int64_t tile : {1, 16}) {
@@ -202,7 +189,7 @@ TEST_CASE("a scan over the ranks equals the oracle at odd lengths and empty shar
 }
 
 TEST_CASE("a state that hardly decays is carried through every rank") {
-  SsmProblem p = make(500, 17, 3);
+  SsmProblem p = make_ssm_problem(500, 17, 3);
   p.delta_low = 1e-5;
   p.delta_high = 1e-4;
   p.fill();
@@ -218,7 +205,7 @@ TEST_CASE("a state that hardly decays is carried through every rank") {
 }
 
 TEST_CASE("reproducible: the same bits for any number of ranks") {
-  const SsmProblem p = make(333, 70, 4, 2, 2);
+  const SsmProblem p = make_ssm_problem(333, 70, 4, 2, 2);
   PassRun one;
   run_ranks(1, [&](Transport& solo) { one = run_ssm(p, contiguous(p.seq_len, solo), solo, true); });
   const auto has_same_bits = [&](Transport& transport) {
@@ -232,7 +219,7 @@ TEST_CASE("reproducible: the same bits for any number of ranks") {
 }
 
 TEST_CASE("a scan goes on from the state it is given") {
-  const SsmProblem p = make(90, 18, 3, 1, 2);
+  const SsmProblem p = make_ssm_problem(90, 18, 3, 1, 2);
   std::vector<float> initial(p.state_size());
   for (std::size_t i = 0; i < initial.size(); ++i) initial[i] = std::sin(static_cast<float>(i));
   const SsmResult exact = exact_result(p, initial);

@@ -36,19 +36,6 @@ Scan scan_whole(SsmKernels& kernels, const SsmProblem& p, const std::vector<floa
   return scan;
 }
 
-SsmProblem make(std::int64_t seq_len, std::int64_t channels, std::int64_t d_state, std::int64_t groups = 1,
-                std::int64_t batch = 1) {
-  SsmProblem p;
-  p.seq_len = seq_len;
-  p.channels = channels;
-  p.d_state = d_state;
-  p.groups = groups;
-  p.batch = batch;
-  p.seed = static_cast<std::uint32_t>(seq_len + channels);
-  p.fill();
-  return p;
-}
-
 }  // namespace
 
 TEST_CASE("the selective scan equals the oracle at odd sizes, with and without what is optional") {
@@ -56,7 +43,7 @@ TEST_CASE("the selective scan equals the oracle at odd sizes, with and without w
     for (const auto& [seq_len, channels, d_state, groups, batch] : std::vector<std::array<std::int64_t, 5>>{
              {1, 1, 1, 1, 1}, {67, 5, 3, 1, 2}, {130, 34, 16, 2, 1}, {200, 300, 4, 3, 1}, {65, 17, 7, 17, 1}}) {
       for (const int optional : {0, 1, 2, 4, 7}) {
-        SsmProblem p = make(seq_len, channels, d_state, groups, batch);
+        SsmProblem p = make_ssm_problem(seq_len, channels, d_state, groups, batch);
         p.has_d = (optional & 1) != 0;
         p.has_bias = (optional & 2) != 0;
         p.has_z = (optional & 4) != 0;
@@ -70,7 +57,7 @@ TEST_CASE("the selective scan equals the oracle at odd sizes, with and without w
 }
 
 TEST_CASE("tokens in runs and channels in runs give what the whole gives") {
-  const SsmProblem p = make(300, 40, 8, 2);
+  const SsmProblem p = make_ssm_problem(300, 40, 8, 2);
   const auto kernels = make_ssm_under_test();
   const Scan whole = scan_whole(*kernels, p);
   Scan parts;
@@ -98,7 +85,7 @@ TEST_CASE("tokens in runs and channels in runs give what the whole gives") {
 
 TEST_CASE("a summary and the correction for an incoming state give what one scan gives") {
   for_each_ssm([](SsmKernels& kernels) {
-    SsmProblem p = make(400, 21, 5, 3, 2);
+    SsmProblem p = make_ssm_problem(400, 21, 5, 3, 2);
     p.delta_low = 1e-4;
     p.delta_high = 1e-2;
     p.fill();
@@ -120,7 +107,7 @@ TEST_CASE("a summary and the correction for an incoming state give what one scan
 }
 
 TEST_CASE("a correction ends where the incoming state has decayed to nothing") {
-  SsmProblem p = make(20'000, 4, 2);
+  SsmProblem p = make_ssm_problem(20'000, 4, 2);
   const auto kernels = make_ssm_under_test();
   Scan scan = scan_whole(*kernels, p);
   const std::vector<float> h_start(p.state_size(), 1.0f);
@@ -133,7 +120,7 @@ TEST_CASE("a correction ends where the incoming state has decayed to nothing") {
 }
 
 TEST_CASE("a long sequence that forgets slowly stays precise") {
-  SsmProblem p = make(200'000, 3, 2);
+  SsmProblem p = make_ssm_problem(200'000, 3, 2);
   p.has_bias = false;
   p.delta_low = 1e-5;
   p.delta_high = 2e-5;
@@ -147,7 +134,7 @@ TEST_CASE("a long sequence that forgets slowly stays precise") {
 
 TEST_CASE("softplus is right from tiny to linear, and NaN comes through") {
   for_each_ssm([](SsmKernels& kernels) {
-    SsmProblem p = make(9, 18, 1);
+    SsmProblem p = make_ssm_problem(9, 18, 1);
     p.has_z = p.has_bias = false;
     const std::vector<float> raw{-90.0f, -30.0f, -10.0f, -1.0f, 0.0f, 1.0f, 19.9f, 20.1f, 80.0f};
     for (std::size_t t = 0; t < raw.size(); ++t) {
@@ -163,7 +150,7 @@ TEST_CASE("softplus is right from tiny to linear, and NaN comes through") {
 }
 
 TEST_CASE("16-bit inputs are taken as they are") {
-  const SsmProblem p = make(70, 20, 4);
+  const SsmProblem p = make_ssm_problem(70, 20, 4);
   const auto kernels = make_ssm_under_test();
   SsmProblem rounded = p;
   std::vector<Bfloat16> u;
@@ -183,7 +170,7 @@ TEST_CASE("the convolution reads its halo, any width and channel count") {
   for_each_ssm([](SsmKernels& kernels) {
     for (const std::int64_t width : {1, 2, 4, 9}) {
       for (const std::int64_t channels : {1, 16, 37}) {
-        SsmProblem p = make(30, channels, 1, 1, 2);
+        SsmProblem p = make_ssm_problem(30, channels, 1, 1, 2);
         std::vector<float> halo(static_cast<std::size_t>(2 * std::max<std::int64_t>(1, width - 1) * channels));
         for (std::size_t i = 0; i < halo.size(); ++i) halo[i] = std::cos(static_cast<float>(i));
         std::vector<float> weight(static_cast<std::size_t>(channels * width));
@@ -220,8 +207,8 @@ TEST_CASE("the convolution reads its halo, any width and channel count") {
 
 TEST_CASE("a projection's row does not depend on what rows it comes with, and adds up") {
   const auto kernels = make_ssm_under_test();
-  const SsmProblem p = make(1000, 48, 1);
-  const SsmProblem w = make(33, 48, 1);
+  const SsmProblem p = make_ssm_problem(1000, 48, 1);
+  const SsmProblem w = make_ssm_problem(33, 48, 1);
   std::vector<float> whole(1000 * 33), parts(1000 * 33, 1.0f);
   ProjectTask task{p.u.data(), 48, w.u.data(), 48, whole.data(), 33, 1000, 48, 33, false};
   kernels->project(task);
@@ -276,7 +263,7 @@ TEST_CASE("rows are converted from and to every type, dense and apart, and what 
 
 TEST_CASE("scans in the backend's own memory, of more states than a device's kernel takes, too") {
   for (const std::int64_t d_state : {5, 130}) {
-    const SsmProblem p = make(60, 9, d_state, 1, 2);
+    const SsmProblem p = make_ssm_problem(60, 9, d_state, 1, 2);
     const auto kernels = make_ssm_under_test();
     MemorySpace& space = kernels->work_memory();
     std::vector<Buffer> placed;

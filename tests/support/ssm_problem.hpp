@@ -104,6 +104,20 @@ inline SsmResult exact_result(const SsmProblem& p, const std::vector<float>& h_s
   return result;
 }
 
+/// Filled with values of a seed of its own.
+inline SsmProblem make_ssm_problem(std::int64_t seq_len, std::int64_t channels, std::int64_t d_state,
+                                   std::int64_t groups = 1, std::int64_t batch = 1) {
+  SsmProblem p;
+  p.seq_len = seq_len;
+  p.channels = channels;
+  p.d_state = d_state;
+  p.groups = groups;
+  p.batch = batch;
+  p.seed = static_cast<std::uint32_t>(seq_len + channels);
+  p.fill();
+  return p;
+}
+
 /// max |found - wanted| / max(1, max |wanted|); NaN fails.
 template <typename A, typename B>
 double relative_error(const A& found, const B& wanted) {
