@@ -29,10 +29,6 @@ __device__ inline float quad_max(float x) {
   x = fmaxf(x, quad_xor(x, 1));
   return fmaxf(x, quad_xor(x, 2));
 }
-__device__ inline int quad_max(int x) {
-  x = max(x, __shfl_xor_sync(0xFFFFFFFFu, x, 1));
-  return max(x, __shfl_xor_sync(0xFFFFFFFFu, x, 2));
-}
 
 /// The largest of a(i) and b(i), i < kSize, if it is not negative; else any of them. Bits of positive numbers are ordered
 /// as the numbers are, and of three integers the chip finds the largest in one instruction. Four at a time are under way.

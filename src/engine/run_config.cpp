@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "core/units.hpp"
 #include "engine/run_options.hpp"
 #include "engine/settings.hpp"
 
@@ -21,19 +22,6 @@ std::string number_text(double number) {
   char text[40];
   const auto [end, problem] = std::to_chars(text, text + sizeof(text), number);
   return problem == std::errc() ? std::string(text, end) : std::to_string(number);
-}
-
-std::string head_list_text(const std::vector<int>& heads) {
-  std::string text;
-  for (std::size_t i = 0; i < heads.size();) {
-    std::size_t last = i;
-    while (last + 1 < heads.size() && heads[last + 1] == heads[last] + 1) ++last;
-    if (!text.empty()) text += ',';
-    text += std::to_string(heads[i]);
-    if (last > i) text.append("-").append(std::to_string(heads[last]));
-    i = last + 1;
-  }
-  return text;
 }
 
 std::string file_list_text(const std::vector<std::string>& files) {
@@ -113,13 +101,13 @@ std::string RunConfig::result_text() const {
   for (const HeadAssignment& assignment : assignments) {
     const std::string name(name_of(assignment.mechanism));
     lines += assignment.heads.empty() ? setting_line("mechanism", name)
-                                      : setting_line("heads." + name, head_list_text(assignment.heads));
+                                      : setting_line("heads." + name, human_ranges(assignment.heads));
     lines += std::visit([](const auto& params) { return params_text(params); }, assignment.mechanism);
   }
   for (const BlockAssignment& block : blocks) {
     const std::string name(name_of(block.mechanism));
     lines += block.heads.empty() ? setting_line("mechanism", name)
-                                 : setting_line("heads." + name, head_list_text(block.heads));
+                                 : setting_line("heads." + name, human_ranges(block.heads));
     const auto* chela = std::get_if<ChelaParams>(&block.mechanism);
     if (chela != nullptr && chela->heads > 0) lines += setting_line("chela.heads", std::to_string(chela->heads));
   }

@@ -1,6 +1,5 @@
 #include "engine/run_report.hpp"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <sstream>
 

@@ -27,8 +27,7 @@ struct Problem {
   std::int64_t token_stride = 0;       ///< in elements; 0: heads are dense
   float score_shift = 0.0f;            ///< added to all scores, in units of 1 / scale
   float input_scale = 1.0f;            ///< q and k are this times normal
-  std::int64_t zero_key_every =
-      0;  ///< every so many tokens' k is all -0; all q are then positive: such scores sum up -0
+  std::int64_t zero_key_every = 0;     ///< every so many tokens' k is all -0 beside positive q: sums of -0 alone
   std::uint32_t seed = 1;
 };
 
