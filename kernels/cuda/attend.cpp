@@ -63,6 +63,8 @@ void attend_with(LaunchFunction function, const DeviceAttend& launch, double eps
   const bool may_cut = !params.finishes && params.log2_epsilon == -std::numeric_limits<float>::infinity();
   std::optional<ItemParts> parts;
   if (may_cut) parts.emplace(params, stream);
+  std::optional<OverflowLists> overflows;
+  if (function == launch_cog && task.q.type == ElementType::kBfloat16) overflows.emplace(params, stream);
   function(params, maps, task.q.type, stream);
   join_parts(params, query_tile(params.head_dim), function == launch_stick_breaking, stream);
 }

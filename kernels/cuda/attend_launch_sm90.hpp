@@ -17,6 +17,8 @@ decltype(auto) visit_tile_shape(std::int64_t head_dim, F&& f) {
 }
 
 void launch_softmax(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
+/// With params.overflows (bf16 alone) weights are made as they are first, and rows where those are too large done
+/// again.
 void launch_cog(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 void launch_topk(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 void launch_stick_breaking(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);

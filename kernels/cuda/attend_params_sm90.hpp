@@ -29,6 +29,13 @@ RowStrides row_strides(const View& view) {
 
 struct SearchRow;
 
+/// Tasks with rows that a launch could not do, for the next one to do again.
+struct Overflows {
+  std::uint32_t* counts = nullptr;      ///< how many tasks there are, and how many of them were taken
+  std::uint32_t* warpgroups = nullptr;  ///< [num_tasks()]: a bit for each whose rows are left
+  std::uint32_t* tasks = nullptr;       ///< [num_tasks()]: the first counts[0], in any order
+};
+
 struct AttendParams {
   std::int64_t num_queries = 0;
   std::int64_t num_keys = 0;
@@ -71,6 +78,7 @@ struct AttendParams {
   std::uint32_t* tiles_loaded = nullptr;
   std::uint16_t q_head[kMaxSlots];
   std::uint16_t kv_head[kMaxSlots];
+  Overflows overflows;  ///< of a launch that may have any, and of that behind it, which does these alone
 
   /// What the blocks take one by one: items, of those that are cut each part.
   RINGSCAN_HOST_DEVICE std::uint32_t num_tasks() const { return num_whole + (num_items - num_whole) * num_parts; }

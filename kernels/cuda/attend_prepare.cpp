@@ -106,6 +106,17 @@ ItemParts::~ItemParts() {
   if (data_ != nullptr) cudaFreeAsync(data_, stream_);
 }
 
+OverflowLists::OverflowLists(AttendParams& params, cudaStream_t stream) : stream_(stream) {
+  const std::size_t tasks = params.num_tasks();
+  check(cudaMallocAsync(reinterpret_cast<void**>(&data_), (2 + 2 * tasks) * sizeof(std::uint32_t), stream));
+  check(cudaMemsetAsync(data_, 0, (2 + tasks) * sizeof(std::uint32_t), stream));
+  params.overflows = {data_, data_ + 2, data_ + 2 + tasks};
+}
+
+OverflowLists::~OverflowLists() {
+  if (data_ != nullptr) cudaFreeAsync(data_, stream_);
+}
+
 PaddedKeys::PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream) : view_(view), stream_(stream) {
   if (view.shape[1] >= tile) return;
   const Shape4 shape{view.shape[0], tile, view.shape[2], view.shape[3]};

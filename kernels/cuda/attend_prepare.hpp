@@ -51,4 +51,18 @@ class ItemParts {
   float* data_ = nullptr;
 };
 
+/// Empty lists of what a launch cannot do, freed on the stream behind it and the one that does these tasks again.
+class OverflowLists {
+ public:
+  /// @pre nothing in `params` that num_tasks() comes from changes any more.
+  OverflowLists(AttendParams& params, cudaStream_t stream);
+  ~OverflowLists();
+  OverflowLists(const OverflowLists&) = delete;
+  OverflowLists& operator=(const OverflowLists&) = delete;
+
+ private:
+  cudaStream_t stream_;
+  std::uint32_t* data_ = nullptr;
+};
+
 }  // namespace ringscan::cuda

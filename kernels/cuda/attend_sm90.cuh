@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   __syncthreads();
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Shape::kLoaderRegisters));
-    if (threadIdx.x == 0) Loader<Shape, Weights::kStopsEarly>(p, maps, shared).run();
+    if (threadIdx.x == 0) Loader<Shape, Weights>(p, maps, shared).run();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Shape::kConsumerRegisters));
     Consumer<Shape, Element, Weights>(p, shared).run();

@@ -44,25 +44,38 @@ class DeviceArray {
   void* data_ = nullptr;
 };
 
-inline double median_ms(int repeats, const std::function<void()>& work) {
+/// Medians of works that are timed in turn, so that a card that grows warm slows all of them alike.
+inline std::vector<double> medians_ms(int repeats, const std::vector<std::function<void()>>& works) {
   cudaEvent_t begin, end;
   check(cudaEventCreate(&begin));
   check(cudaEventCreate(&end));
-  for (int i = 0; i < 3; ++i) work();
-  std::vector<float> times;
+  for (int i = 0; i < 3; ++i) {
+    for (const auto& work : works) work();
+  }
+  std::vector<std::vector<float>> times(works.size());
   for (int i = 0; i < repeats; ++i) {
-    check(cudaEventRecord(begin));
-    work();
-    check(cudaEventRecord(end));
-    check(cudaEventSynchronize(end));
-    float ms = 0.0f;
-    check(cudaEventElapsedTime(&ms, begin, end));
-    times.push_back(ms);
+    for (std::size_t w = 0; w < works.size(); ++w) {
+      check(cudaEventRecord(begin));
+      works[w]();
+      check(cudaEventRecord(end));
+      check(cudaEventSynchronize(end));
+      float ms = 0.0f;
+      check(cudaEventElapsedTime(&ms, begin, end));
+      times[w].push_back(ms);
+    }
   }
   check(cudaEventDestroy(begin));
   check(cudaEventDestroy(end));
-  std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
-  return static_cast<double>(times[static_cast<std::size_t>(repeats / 2)]);
+  std::vector<double> medians;
+  for (std::vector<float>& of_work : times) {
+    std::nth_element(of_work.begin(), of_work.begin() + repeats / 2, of_work.end());
+    medians.push_back(static_cast<double>(of_work[static_cast<std::size_t>(repeats / 2)]));
+  }
+  return medians;
+}
+
+inline double median_ms(int repeats, const std::function<void()>& work) {
+  return medians_ms(repeats, {work}).front();
 }
 
 }  // namespace ringscan::cuda::bench

@@ -2,25 +2,27 @@
 // Cog: scores to weights sign(x) 2^(|x| - reference), x = scale log2(e) <q, k>, for two rows a thread. A score of zero has
 // weight 0 and counts in the sum.
 
+#include "kernels/cuda/cog_zeros_sm90.cuh"
 #include "kernels/cuda/softmax_weights_sm90.cuh"
 
 namespace ringscan::cuda {
 
 /// As of SoftmaxWeights, whose row states it has: the reference and the sum are of the magnitudes. A key that is not seen
 /// is given the score 0, the least magnitude there is, and so the weight 0; its share of the sum is taken out again.
-/// Scores of zero are rare, and so looked for in passing: most tiles have no work for them.
+/// Does fp16, and again what was too large for UnshiftedCogWeights.
 template <int kLift_>
 class CogWeights : public SoftmaxWeights<kLift_> {
  public:
   static constexpr int kLift = kLift_;
   static constexpr float kNotSeen = 0.0f;
   static constexpr bool kTakesBack = true;
+  static constexpr bool kDoesAgain = true;
 
   /// Also true where weights have to be taken back.
   template <int kSize>
   __device__ bool prepare(const float (&s)[kSize], float scale_log2, float (&rescale)[2]) {
     const float bound[2] = {lane_bound(s, 0), lane_bound(s, 1)};
-    const bool is_special = has_zeros(s) | this->exceed(bound, scale_log2);
+    const bool is_special = CogZeros::any(s) | this->exceed(bound, scale_log2);
     return __any_sync(0xFFFFFFFFu, is_special) && prepare_special(s, scale_log2, rescale);
   }
   template <int kSize>
@@ -44,52 +46,23 @@ class CogWeights : public SoftmaxWeights<kLift_> {
     }
   }
 
-  /// Makes rounded weights, two in a register, of scores of zero 0. @pre prepare() returned true.
   template <int kSize>
   __device__ void take_back(std::uint32_t (&weights)[kSize]) const {
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      if (is_zero(2 * i)) weights[i] &= 0xFFFF0000u;
-      if (is_zero(2 * i + 1)) weights[i] &= 0x0000FFFFu;
-    }
+    zeros_.take_back(weights);
   }
 
  private:
   /// What most tiles need not: raises references, and finds zeros_. False where neither is any.
   template <int kSize>
   __device__ bool prepare_special(const float (&s)[kSize], float scale_log2, float (&rescale)[2]) {
-    static_assert(kSize <= 64);
-    zeros_[0] = zeros_[1] = 0;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      if (s[i] == 0.0f) zeros_[i / 2 % 2] |= bit(i);
-    }
+    const bool has_zeros = zeros_.find(s);
     const float most[2] = {lane_max(s, 0), lane_max(s, 1)};
-    const bool is_special = ((zeros_[0] | zeros_[1]) != 0) | this->exceed(most, scale_log2);
-    if (!__any_sync(0xFFFFFFFFu, is_special)) return false;
+    if (!__any_sync(0xFFFFFFFFu, has_zeros | this->exceed(most, scale_log2))) return false;
 #pragma unroll
     for (int r = 0; r < 2; ++r) this->raise(r, quad_max(most[r]) * scale_log2, rescale[r]);
     return true;
   }
 
-  /// Score i of the thread's is of row i / 2 % 2.
-  __device__ static constexpr std::uint32_t bit(int i) { return 1u << (i / 4 * 2 + i % 2); }
-  __device__ bool is_zero(int i) const { return (zeros_[i / 2 % 2] & bit(i)) != 0; }
-
-  /// Whether a score is +0. None is -0: that is not what a product of all zeros adds up to.
-  template <int kSize>
-  __device__ static bool has_zeros(const float (&s)[kSize]) {
-    unsigned least[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) least[i] = min(__float_as_uint(s[2 * i]), __float_as_uint(s[2 * i + 1]));
-#pragma unroll
-    for (int i = 8; i < kSize / 2; ++i) {
-      least[i % 8] = __vimin3_u32(least[i % 8], __float_as_uint(s[2 * i]), __float_as_uint(s[2 * i + 1]));
-    }
-    const unsigned of_three = __vimin3_u32(least[0], least[1], least[2]);
-    const unsigned of_others = __vimin3_u32(least[3], least[4], least[5]);
-    return __vimin3_u32(of_three, of_others, min(least[6], least[7])) == 0;
-  }
   /// No less than the largest magnitude of the lane's scores: the largest sum of two.
   template <int kSize>
   __device__ static float lane_bound(const float (&s)[kSize], int r) {
@@ -102,7 +75,7 @@ class CogWeights : public SoftmaxWeights<kLift_> {
                                    [&](int i) { return fabsf(s[4 * i + 2 * r + 1]); });
   }
 
-  std::uint32_t zeros_[2];  ///< of the tile, in each row, see bit(); known where prepare() returned true
+  CogZeros zeros_;  ///< of the tile; known where prepare() returned true
 };
 
 }  // namespace ringscan::cuda

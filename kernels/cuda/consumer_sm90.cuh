@@ -33,7 +33,7 @@ class Consumer {
       shared_.q_ring.release(q_at_);
       q_at_.advance();
       asm volatile("" : "+r"(index));  // worked out once more, so that the walk has the registers
-      finish(work_item<Shape>(p_, index));
+      finish(work_item<Shape>(p_, index), index);
       if (tiles_left > 0) pass_over(tiles_left);
     }
   }
@@ -70,12 +70,14 @@ class Consumer {
       if constexpr (Weights::kChooses) {
         weights_.choose_for(r, exists ? p_.search + at : nullptr, p_.scale_log2);
       }
-      if (carried) weights_.carry_in(r, p_.first[at], Weights::kRescales ? p_.sum[at] : 0.0f);
+      if (carried) weights_.carry_in(r, p_.first[at], Weights::kSums ? p_.sum[at] : 0.0f);
+      float factor = kLiftFactor;
+      if constexpr (Weights::kMayOverflow) factor = carried ? exp2f(p_.first[at]) : 1.0f;
       const float* from = p_.out + at * p_.head_dim;
       for_each_pair(r, [&](int column, float& a, float& b) {
         const bool inside = carried && column < p_.head_dim;
-        a = inside ? from[column] * kLiftFactor : 0.0f;
-        b = inside ? from[column + 1] * kLiftFactor : 0.0f;
+        a = inside ? from[column] * factor : 0.0f;
+        b = inside ? from[column + 1] * factor : 0.0f;
       });
     }
   }
@@ -160,8 +162,15 @@ class Consumer {
   }
 
   /// Phase 3: rows go out, rounded once where they are finished.
-  __device__ void finish(const WorkItem& item) {
+  __device__ void finish(const WorkItem& item, std::uint32_t task) {
     weights_.close();
+    if constexpr (Weights::kMayOverflow) {
+      if (overflows(task)) return;
+    }
+    if constexpr (Weights::kDoesAgain) {
+      const bool is_wanted = p_.overflows.tasks == nullptr || (p_.overflows.warpgroups[task] >> warpgroup_ & 1) != 0;
+      if (!is_wanted) return;
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const std::int64_t row = item.row + row_of(r);
@@ -176,10 +185,20 @@ class Consumer {
     }
   }
 
+  /// Whether the warpgroup's rows have to be done again, which they are then noted for.
+  __device__ bool overflows(std::uint32_t task) {
+    if (all_of_warpgroup(weights_.fits(), 1 + Shape::kConsumers + warpgroup_)) return false;
+    const Overflows& noted = p_.overflows;
+    if (threadIdx.x % 128 == 0 && atomicOr(&noted.warpgroups[task], 1u << warpgroup_) == 0) {
+      noted.tasks[atomicAdd(&noted.counts[0], 1u)] = task;
+    }
+    return true;
+  }
+
   __device__ void carry_out_row(int r, std::int64_t at, float* out, float* first, float* sum) {
     if (lane() % 4 == 0) {
       first[at] = weights_.first(r);
-      if (Weights::kRescales) sum[at] = weights_.sum(r);
+      if (Weights::kSums) sum[at] = weights_.sum(r);
     }
     float* to = out + at * p_.head_dim;
     for_each_pair(r, [&](int column, float& a, float& b) {

@@ -7,18 +7,23 @@
 
 namespace ringscan::cuda {
 
-template <template <int> class WeightsOf>
-void launch_family(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream) {
+/// Inputs of `Element`.
+template <template <int> class WeightsOf, typename Element>
+void launch_member(const AttendParams& params, const TensorMaps& maps, cudaStream_t stream) {
   visit_tile_shape(params.head_dim, [&](auto shape) {
     using Shape = decltype(shape);
-    if (type == ElementType::kBfloat16) {
-      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Bf16, WeightsOf>, params.num_tasks(), params,
-                                                             maps, stream);
-    } else {
-      launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Fp16, WeightsOf>, params.num_tasks(), params,
-                                                             maps, stream);
-    }
+    launch_persistent<SharedTiles<Shape>, Shape::kThreads>(attend_kernel<Shape, Element, WeightsOf>, params.num_tasks(),
+                                                           params, maps, stream);
   });
+}
+
+template <template <int> class WeightsOf>
+void launch_family(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream) {
+  if (type == ElementType::kBfloat16) {
+    launch_member<WeightsOf, Bf16>(params, maps, stream);
+  } else {
+    launch_member<WeightsOf, Fp16>(params, maps, stream);
+  }
 }
 
 }  // namespace ringscan::cuda

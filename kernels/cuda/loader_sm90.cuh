@@ -5,7 +5,7 @@
 
 namespace ringscan::cuda {
 
-template <typename Shape, bool kStopsEarly>
+template <typename Shape, typename Weights>
 class Loader {
  public:
   using Shared = SharedTiles<Shape>;
@@ -16,7 +16,7 @@ class Loader {
   __device__ void run() {
     const std::uint32_t num_tasks = p_.num_tasks();
     for (std::uint32_t count = 0;; ++count) {
-      const std::uint32_t index = atomicAdd(p_.next_item, 1u);
+      const std::uint32_t index = next_task(num_tasks);
       shared_.q_ring.wait_empty(q_at_);
       shared_.item[q_at_.slot] = min(index, num_tasks);
       if (index >= num_tasks) {
@@ -32,6 +32,18 @@ class Loader {
   }
 
  private:
+  /// num_tasks or more: there is none.
+  __device__ std::uint32_t next_task(std::uint32_t num_tasks) {
+    if constexpr (Weights::kDoesAgain) {
+      const Overflows& again = p_.overflows;
+      if (again.tasks != nullptr) {
+        const std::uint32_t place = atomicAdd(&again.counts[1], 1u);
+        return place < again.counts[0] ? again.tasks[place] : num_tasks;
+      }
+    }
+    return atomicAdd(p_.next_item, 1u);
+  }
+
   __device__ void load_queries(const WorkItem& item) {
     shared_.q_ring.fill(q_at_, Shape::kQueryBytes);
     std::uint8_t* to = shared_.q[q_at_.slot];
@@ -44,7 +56,7 @@ class Loader {
   __device__ void load_keys(const WorkItem& item, std::uint32_t count) {
     const std::uint32_t loaded_before = loaded_;
     for (std::int32_t n = 0; n < item.num_tiles; ++n) {
-      if (kStopsEarly && p_.log2_epsilon > -INFINITY && stops(count, n, loaded_before)) {
+      if (Weights::kStopsEarly && p_.log2_epsilon > -INFINITY && stops(count, n, loaded_before)) {
         shared_.k_ring.wait_empty(k_at_);
         shared_.item_ends[k_at_.slot] = true;
         shared_.k_ring.fill(k_at_, 0);

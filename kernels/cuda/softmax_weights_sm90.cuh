@@ -15,9 +15,12 @@ class SoftmaxWeights {
   static constexpr int kLift = kLift_;
   static constexpr bool kStopsEarly = false;
   static constexpr float kNotSeen = -INFINITY;
+  static constexpr bool kSums = true;
   static constexpr bool kRescales = true;
   static constexpr bool kChooses = false;
   static constexpr bool kTakesBack = false;
+  static constexpr bool kMayOverflow = false;
+  static constexpr bool kDoesAgain = false;
 
   __device__ void begin(int r) {
     reference_[r] = -INFINITY;

@@ -18,9 +18,12 @@ class StickWeights {
   static constexpr int kLift = kLift_;
   static constexpr bool kStopsEarly = true;
   static constexpr float kNotSeen = -INFINITY;
+  static constexpr bool kSums = false;
   static constexpr bool kRescales = false;
   static constexpr bool kChooses = false;
   static constexpr bool kTakesBack = false;
+  static constexpr bool kMayOverflow = false;
+  static constexpr bool kDoesAgain = false;
 
   __device__ void begin(int r) { log2_stick_[r] = 0.0f; }
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }

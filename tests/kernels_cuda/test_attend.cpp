@@ -238,6 +238,37 @@ TEST_CASE("cog: a score of zero has weight 0 and counts in the sum") {
   }
 }
 
+TEST_CASE("cog: rows whose weights grow too large for bf16 as they are are done again, and no others") {
+  Problem problem;
+  problem.mechanism = CogParams{};
+  problem.batch = 2;
+  problem.num_heads = 4;
+  problem.num_kv_heads = 2;
+  for (const std::int64_t head_dim : {64, 128, 256}) {
+    problem.head_dim = head_dim;
+    problem.input_scale = 1.0f;
+    problem.seq_len = 1030;
+    problem.queries = {0, -1};
+    problem.key_cuts = {};
+    const Errors none = expect_right(problem);
+    problem.input_scale = 3.6f;
+    const Errors some = expect_right(problem);
+    INFO("loaded " << some.tiles_loaded << " tiles where " << none.tiles_loaded << " are needed");
+    CHECK(some.tiles_loaded > none.tiles_loaded);
+    CHECK(some.tiles_loaded < 2 * none.tiles_loaded);
+    // Partials of either kind are carried on, and joined where items are cut.
+    for (const float scale : {3.4f, 3.6f, 4.0f}) {
+      problem.input_scale = scale;
+      problem.key_cuts = {900, 512, 300, 40, 0};
+      problem.queries = {0, -1};
+      expect_right(problem);
+      problem.key_cuts = {600, 3};
+      problem.queries = {1000, 1030};
+      expect_right(problem);
+    }
+  }
+}
+
 TEST_CASE("tiles outside a growing window are not loaded") {
   Problem problem;
   problem.mechanism = SparseParams{.select = SparseSelect::kWindow, .exponent = 0.5};
