@@ -24,16 +24,16 @@ class Consumer {
     TurnOrder::start(warpgroup_);
     for (std::uint32_t count = 0;; ++count) {
       shared_.q_ring.wait_full(q_at_);
-      std::uint32_t index = from_first_lane(shared_.item[q_at_.slot]);
-      if (index >= p_.num_tasks()) return;
-      const WorkItem item = work_item<Shape>(p_, index);
+      std::uint32_t task = from_first_lane(shared_.item[q_at_.slot].task);
+      if (task >= p_.num_tasks()) return;
+      const WorkItem item = item_of(shared_.item[q_at_.slot]);
       begin(item);
       std::int32_t tiles_left = item.num_tiles;
       if (tiles_left > 0) tiles_left = walk_keys(item, count);
       shared_.q_ring.release(q_at_);
       q_at_.advance();
-      asm volatile("" : "+r"(index));  // worked out once more, so that the walk has the registers
-      finish(work_item<Shape>(p_, index), index);
+      asm volatile("" : "+r"(task));  // worked out once more, so that the walk has the registers
+      finish(work_item<Shape>(p_, task));
       if (tiles_left > 0) pass_over(tiles_left);
     }
   }
@@ -41,12 +41,21 @@ class Consumer {
  private:
   using TurnOrder = Turn<Shape::kConsumers>;
 
-  /// Read by the lane that releases the slot it stands in.
+  // Read by the lane that releases the slot it stands in.
   template <typename T>
   __device__ static std::uint32_t from_first_lane(const T& shared) {
     std::uint32_t value = 0;
     if (lane() == 0) value = shared;
     return __shfl_sync(0xFFFFFFFFu, value, 0);
+  }
+  __device__ static WorkItem item_of(const WorkItem& shared) {
+    constexpr int kWords = sizeof(WorkItem) / sizeof(std::uint32_t);
+    std::uint32_t words[kWords] = {};
+    if (lane() == 0) memcpy(words, &shared, sizeof words);
+    for (std::uint32_t& word : words) word = __reduce_or_sync(0xFFFFFFFFu, word);  // into uniform registers, which are free
+    WorkItem item;
+    memcpy(&item, words, sizeof item);
+    return item;
   }
   __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
   /// Row of the tile that the thread's first (r = 0) or second row is.
@@ -162,14 +171,14 @@ class Consumer {
   }
 
   /// Phase 3: rows go out, rounded once where they are finished.
-  __device__ void finish(const WorkItem& item, std::uint32_t task) {
+  __device__ void finish(const WorkItem& item) {
     weights_.close();
     if constexpr (Weights::kMayOverflow) {
-      if (overflows(task)) return;
+      if (overflows(item.task)) return;
     }
     if constexpr (Weights::kDoesAgain) {
-      const bool is_wanted = p_.overflows.tasks == nullptr || (p_.overflows.warpgroups[task] >> warpgroup_ & 1) != 0;
-      if (!is_wanted) return;
+      const Overflows& again = p_.overflows;
+      if (again.tasks != nullptr && (again.warpgroups[item.task] >> warpgroup_ & 1) == 0) return;
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {

@@ -16,14 +16,16 @@ class Loader {
   __device__ void run() {
     const std::uint32_t num_tasks = p_.num_tasks();
     for (std::uint32_t count = 0;; ++count) {
-      const std::uint32_t index = next_task(num_tasks);
-      shared_.q_ring.wait_empty(q_at_);
-      shared_.item[q_at_.slot] = min(index, num_tasks);
-      if (index >= num_tasks) {
+      const std::uint32_t task = next_task(num_tasks);
+      if (task >= num_tasks) {
+        shared_.q_ring.wait_empty(q_at_);
+        shared_.item[q_at_.slot].task = num_tasks;
         shared_.q_ring.fill(q_at_, 0);
         break;
       }
-      const WorkItem item = work_item<Shape>(p_, index);
+      const WorkItem item = work_item<Shape>(p_, task);
+      shared_.q_ring.wait_empty(q_at_);
+      shared_.item[q_at_.slot] = item;
       load_queries(item);
       load_keys(item, count);
       q_at_.advance();

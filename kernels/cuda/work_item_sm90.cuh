@@ -7,6 +7,17 @@
 
 namespace ringscan::cuda {
 
+/// What a work item covers. Tokens are local to their runs.
+struct alignas(16) WorkItem {
+  std::int64_t row;  ///< first query
+  int batch;
+  int slot;
+  std::int32_t first_tile;  ///< of keys; the far end
+  std::int32_t num_tiles;
+  std::int32_t part_row;  ///< where its rows begin among those of parts; negative: among the carried partials
+  std::uint32_t task;     ///< its number; num_tasks(): there are no more
+};
+
 template <typename Shape>
 struct SharedTiles {
   alignas(1024) std::uint8_t q[Shape::kQueryBuffers][Shape::kQueryBytes];
@@ -15,20 +26,10 @@ struct SharedTiles {
   RingBarriers<Shape::kQueryBuffers> q_ring;
   RingBarriers<Shape::kStages> k_ring;
   RingBarriers<Shape::kStages> v_ring;
-  std::uint32_t item[Shape::kQueryBuffers];     ///< the work item whose queries these are; num_tasks(): no more
+  WorkItem item[Shape::kQueryBuffers];          ///< whose queries these are
   bool item_ends[Shape::kStages];               ///< in place of a K tile: no further tile of this item
   std::uint32_t weighed[Shape::kConsumers];     ///< tiles each warpgroup has weighed or passed over since the start
   std::uint32_t items_done[Shape::kConsumers];  ///< 1 + the last item that a warpgroup ended early, as counted here
-};
-
-/// What a work item covers. Tokens are local to their runs.
-struct WorkItem {
-  std::int64_t row;  ///< first query
-  int batch;
-  int slot;
-  std::int32_t first_tile;  ///< of keys; the far end
-  std::int32_t num_tiles;
-  std::int32_t part_row;  ///< where its rows begin among those of parts; negative: among the carried partials
 };
 
 /// The largest i - j that a query, local to its run, sees.
@@ -36,9 +37,10 @@ __device__ inline std::int64_t reach(const AttendParams& p, std::int64_t query) 
   return p.max_deltas == nullptr ? p.max_delta : min(p.max_delta, p.max_deltas[query]);
 }
 
-/// @pre index < p.num_tasks().
+/// @pre task < p.num_tasks(). Takes about as long as a tile of keys: done once, by the thread that loads ahead.
 template <typename Shape>
-__device__ WorkItem work_item(const AttendParams& p, std::uint32_t index) {
+__device__ WorkItem work_item(const AttendParams& p, std::uint32_t task) {
+  std::uint32_t index = task;
   std::uint32_t part = 0;
   std::uint32_t cut_item = 0;
   if (index >= p.num_whole) {
@@ -51,7 +53,7 @@ __device__ WorkItem work_item(const AttendParams& p, std::uint32_t index) {
   const QueryTile queries = query_tile_of(p, index, Shape::kRows);
   // No row reaches farther back than the first.
   const KeyTiles keys = key_tiles_of(p, queries.row, reach(p, queries.row), Shape::kRows, Shape::kKeys);
-  WorkItem item{queries.row, queries.batch, queries.slot, keys.first, keys.count, -1};
+  WorkItem item{queries.row, queries.batch, queries.slot, keys.first, keys.count, -1, task};
   if (index >= p.num_whole) {
     const auto parts = static_cast<std::int32_t>(p.num_parts);
     const auto beyond = parts - 1 - static_cast<std::int32_t>(part);
