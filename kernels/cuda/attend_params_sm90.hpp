@@ -5,11 +5,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define RINGSCAN_HOST_DEVICE __host__ __device__
-#else
-#define RINGSCAN_HOST_DEVICE
-#endif
+#include "kernels/cuda/divisor.hpp"
 
 namespace ringscan::cuda {
 
@@ -73,7 +69,11 @@ struct AttendParams {
   float* part_out = nullptr;
   float* part_first = nullptr;
   float* part_sum = nullptr;
-  std::uint32_t streams_a_section = 0;  ///< (batch, slot) pairs worked on together, so that their keys fit in L2
+  // (batch, slot) pairs worked on together, so that their keys fit in L2; in the last section those that are left.
+  Divisor items_a_section;
+  Divisor streams_a_section;
+  Divisor streams_in_last;
+  Divisor slots;  ///< num_slots
   std::uint32_t* next_item = nullptr;
   std::uint32_t* tiles_loaded = nullptr;
   std::uint16_t q_head[kMaxSlots];

@@ -16,7 +16,7 @@ namespace ringscan::cuda {
 namespace {
 
 /// As many (batch, slot) pairs at a time as have their keys and values in about half of an H100's L2 cache.
-std::uint32_t streams_a_section(std::int64_t num_keys, std::int64_t head_dim, std::int64_t num_streams) {
+std::uint32_t streams_a_section(std::int64_t num_keys, std::int64_t head_dim, std::uint32_t num_streams) {
   constexpr std::int64_t kCacheBytes = 32 << 20;
   const std::int64_t stream_bytes = std::max<std::int64_t>(1, num_keys * head_dim * 4);
   return static_cast<std::uint32_t>(std::clamp<std::int64_t>(kCacheBytes / stream_bytes, 1, num_streams));
@@ -72,7 +72,10 @@ AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std:
   const std::int64_t num_items = num_streams * p.num_query_tiles;
   require(num_items < std::numeric_limits<std::int32_t>::max(), "too many query tiles for one launch");
   p.num_items = p.num_whole = static_cast<std::uint32_t>(num_items);
-  p.streams_a_section = streams_a_section(p.num_keys, p.head_dim, num_streams);
+  if (num_items > 0) {
+    const auto streams = static_cast<std::uint32_t>(num_streams);
+    set_sections(p, streams, streams_a_section(p.num_keys, p.head_dim, streams));
+  }
   p.next_item = workspace;
   p.tiles_loaded = workspace + 1;
   for (std::size_t i = 0; i < task.slots.size(); ++i) {

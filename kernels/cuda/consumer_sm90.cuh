@@ -313,19 +313,21 @@ class Consumer {
       const std::int64_t row = min(item.row + row_of(r), p_.num_queries - 1);
       const int first = static_cast<int>(min(max(row_delta - reach(p_, row), begin), std::int64_t{Shape::kKeys}));
       const int last = static_cast<int>(max(min(row_delta - p_.min_delta, end - 1), std::int64_t{-1}));
-      const int lane_first = first - lane() % 4 * 2 * kRun;
-      const int lane_last = last - lane() % 4 * 2 * kRun;
+      const std::uint32_t seen = bits_below(last + 1 - lane() % 4 * 2 * kRun) & ~bits_below(first - lane() % 4 * 2 * kRun);
+      unseen[r] = 2 * kRun - __popc(seen);
 #pragma unroll
       for (int i = 0; i < kScores; i += 4) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int key = e * kRun + i / 4;
-          if (key >= lane_first && key <= lane_last) continue;
-          s[i + 2 * r + e] = Weights::kNotSeen;
-          ++unseen[r];
+          if ((seen >> (e * kRun + i / 4) & 1) == 0) s[i + 2 * r + e] = Weights::kNotSeen;
         }
       }
     }
+  }
+  /// Those of a lane's keys, in either row, whose number is under `end`.
+  __device__ static std::uint32_t bits_below(int end) {
+    constexpr int kLaneKeys = Shape::kKeys / 4;
+    return static_cast<std::uint32_t>((std::uint64_t{1} << min(max(end, 0), kLaneKeys)) - 1);
   }
 
   /// Scores that the mechanism does not take become kNotSeen.

@@ -21,18 +21,29 @@ struct KeyTiles {
   std::int32_t count;
 };
 
+/// Of `num_streams` pairs of batch and slot, `streams_a_section` at a time. @pre neither is 0, nor num_slots nor
+/// num_query_tiles, which are set.
+inline void set_sections(AttendParams& p, std::uint32_t num_streams, std::uint32_t streams_a_section) {
+  p.items_a_section = Divisor(streams_a_section * p.num_query_tiles);
+  p.streams_a_section = Divisor(streams_a_section);
+  p.streams_in_last = Divisor((num_streams - 1) % streams_a_section + 1);
+  p.slots = Divisor(static_cast<std::uint32_t>(p.num_slots));
+}
+
 /// Items are numbered section by section (streams whose keys share the L2 cache), in each the last queries first: under
 /// a causal band those are the longest, and the short ones fill the gaps at the end.
 RINGSCAN_HOST_DEVICE inline QueryTile query_tile_of(const AttendParams& p, std::uint32_t item, int rows_a_tile) {
-  const std::uint32_t section = item / (p.streams_a_section * p.num_query_tiles);
-  const std::uint32_t within = item - section * p.streams_a_section * p.num_query_tiles;
-  const std::uint32_t streams_left = p.num_items / p.num_query_tiles - section * p.streams_a_section;
-  const std::uint32_t streams = streams_left < p.streams_a_section ? streams_left : p.streams_a_section;
-  const std::uint32_t stream = section * p.streams_a_section + within % streams;
+  const std::uint32_t section = p.items_a_section.quotient(item);
+  const std::uint32_t within = item - section * p.items_a_section.divisor();
+  const bool is_last = p.num_items - section * p.items_a_section.divisor() <= p.items_a_section.divisor();
+  const Divisor& streams = is_last ? p.streams_in_last : p.streams_a_section;
+  const std::uint32_t row = streams.quotient(within);
+  const std::uint32_t stream = section * p.streams_a_section.divisor() + within - row * streams.divisor();
+  const std::uint32_t batch = p.slots.quotient(stream);
   QueryTile tile;
-  tile.row = static_cast<std::int64_t>(p.num_query_tiles - 1 - within / streams) * rows_a_tile;
-  tile.batch = static_cast<int>(stream / static_cast<std::uint32_t>(p.num_slots));
-  tile.slot = static_cast<int>(stream % static_cast<std::uint32_t>(p.num_slots));
+  tile.row = static_cast<std::int64_t>(p.num_query_tiles - 1 - row) * rows_a_tile;
+  tile.batch = static_cast<int>(batch);
+  tile.slot = static_cast<int>(stream - batch * p.slots.divisor());
   return tile;
 }
 
