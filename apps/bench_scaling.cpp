@@ -6,8 +6,10 @@
 #include <thread>
 
 #include "apps/measurement.hpp"
+#include "comm/solo_transport.hpp"
 #include "core/stopwatch.hpp"
 #include "core/system_memory.hpp"
+#include "core/units.hpp"
 #include "engine/memory_job.hpp"
 #include "engine/run.hpp"
 
@@ -103,6 +105,59 @@ void add_lines(const std::string& study, const Point& point, const std::vector<R
   add("sent_bytes", &Repetition::sent_bytes);
 }
 
+/// A value a rank.
+void add_alone(const Point& point, const std::vector<double>& alone, std::string& lines) {
+  for (const double seconds : alone) {
+    lines += extrap_line({{"ranks", 1}, {"seq_len", static_cast<double>(point.seq_len)}},
+                         "strong->" + point.variant.label, "alone_seconds", seconds);
+  }
+}
+
+/// The job on every rank for itself, all at the same time, so that all GPUs are as warm: the median seconds of each,
+/// known to all. `mine`: this rank's.
+std::vector<double> measure_alone(const Point& point, const BenchOptions& options, Transport& all,
+                                  std::size_t memory_bytes, Kernels& kernels, std::vector<Repetition>& mine) {
+  SoloTransport solo;
+  mine = measure_point(point, options, solo, memory_bytes, kernels);
+  std::vector<double> seconds(static_cast<std::size_t>(all.world_size()));
+  seconds[static_cast<std::size_t>(all.rank())] = quartiles_of(mine, &Repetition::seconds).median;
+  all.all_reduce(std::span<double>(seconds), ReduceOp::kSum);
+  return seconds;
+}
+
+/// What the first `ranks` GPUs do together of what each did alone: 1 where nothing is lost to their working together.
+/// 0: they were not measured alone.
+double share_of_gpus(const std::vector<double>& alone, int ranks, double seconds) {
+  if (alone.empty()) return 0.0;
+  double rate = 0.0;
+  for (int rank = 0; rank < ranks; ++rank) rate += 1.0 / alone[static_cast<std::size_t>(rank)];
+  return 1.0 / (rate * seconds);
+}
+
+void print_head(const Kernels& kernels, const Transport& transport, const BenchOptions& options) {
+  std::printf(
+      "backend %s, %s; transport %s; %d processors on this node; %d repetitions, seconds of the slowest "
+      "rank\n\n%-15s %5s %10s %9s "
+      "%19s %9s "
+      "%9s %9s %10s %10s\n",
+      std::string(kernels.name()).c_str(), kernels.device().c_str(), std::string(transport.name()).c_str(),
+      static_cast<int>(std::thread::hardware_concurrency()), options.repeats, "mechanism", "ranks", "seq_len", "median",
+      "quartiles", "compute", "exposed", "finish", "sent MiB", "GFLOP/s");
+  std::printf("%116s %10s %10s\n", "a rank", "efficiency", "of GPUs");
+}
+
+/// `rate`: FLOP/s a rank. `of_gpus`: share_of_gpus().
+void print_row(const Point& point, const ScalingFigures& figures, const std::vector<Repetition>& repetitions,
+               double rate, double of_gpus) {
+  const Quartiles seconds = quartiles_of(repetitions, &Repetition::seconds);
+  std::printf("%-15s %5d %10lld %9.4f %9.4f-%9.4f %9.4f %9.4f %9.4f %10.1f %10.2f %10.3f %10s\n",
+              point.variant.label.c_str(), point.ranks, static_cast<long long>(point.seq_len), seconds.median,
+              seconds.first, seconds.third, figures.compute_seconds, figures.exposed_seconds, figures.finish_seconds,
+              quartiles_of(repetitions, &Repetition::sent_bytes).median / 0x1p20, rate * 1e-9, figures.efficiency,
+              of_gpus > 0.0 ? printed("%.3f", of_gpus).c_str() : "-");
+  std::fflush(stdout);
+}
+
 /// Against the fewest ranks of the study: strong by time for the same job, weak by the rate a rank.
 double efficiency_of(bool is_weak, const Point& point, double seconds, double rate, const Point& base,
                      double base_seconds, double base_rate) {
@@ -171,28 +226,23 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
   const auto device_transport = make_device_transport(*kernels, context, RunConfig().hop_limit_seconds);
   Transport& transport = device_transport ? *device_transport : job.transport;
   const std::size_t memory_bytes = memory_a_rank(job, *kernels);
-  if (job.is_root()) {
-    std::printf(
-        "backend %s, %s; transport %s; %d processors on this node; %d repetitions, seconds of the slowest "
-        "rank\n\n%-15s %5s %10s %9s "
-        "%19s %9s "
-        "%9s %9s %10s %10s\n",
-        std::string(kernels->name()).c_str(), kernels->device().c_str(), std::string(transport.name()).c_str(),
-        static_cast<int>(std::thread::hardware_concurrency()), options.repeats, "mechanism", "ranks", "seq_len",
-        "median", "quartiles", "compute", "exposed", "finish", "sent MiB", "GFLOP/s");
-    std::printf("%116s %10s\n", "a rank", "efficiency");
-  }
+  if (job.is_root()) print_head(*kernels, transport, options);
   for (const Variant& variant : variants_of(options)) {
     for (const std::int64_t seq_len : options.seq_lens) {
       Point base;
       double base_seconds = 0.0;
       double base_rate = 0.0;
+      std::vector<double> alone;
       for (const int ranks : options.worlds) {
         const std::unique_ptr<Transport> part = transport.first_ranks(ranks);
         const Point point{variant, ranks, is_weak ? seq_len * ranks : seq_len};
         std::vector<Repetition> repetitions;
         try {
-          if (part) repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
+          if (!is_weak && ranks == 1 && kernels->name() == "cuda") {
+            alone = measure_alone(point, options, job.transport, memory_bytes, *kernels, repetitions);
+          } else if (part) {
+            repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
+          }
         } catch (const Error& error) {
           // The ranks outside know nothing of it: rank 0 has to end the job for them.
           if (job.is_root() && ranks < job.transport.world_size()) throw Error(error.code(), error.what());
@@ -212,13 +262,9 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
                            quartiles_of(repetitions, &Repetition::exposed_seconds).median,
                            quartiles_of(repetitions, &Repetition::finish_seconds).median,
                            efficiency_of(is_weak, point, seconds.median, rate, base, base_seconds, base_rate)});
-        const ScalingFigures& now = figures.back();
-        std::printf("%-15s %5d %10lld %9.4f %9.4f-%9.4f %9.4f %9.4f %9.4f %10.1f %10.2f %10.3f\n",
-                    variant.label.c_str(), ranks, static_cast<long long>(point.seq_len), seconds.median, seconds.first,
-                    seconds.third, now.compute_seconds, now.exposed_seconds, now.finish_seconds,
-                    quartiles_of(repetitions, &Repetition::sent_bytes).median / 0x1p20, rate * 1e-9, now.efficiency);
-        std::fflush(stdout);
+        print_row(point, figures.back(), repetitions, rate, share_of_gpus(alone, ranks, seconds.median));
         add_lines(options.what, point, repetitions, json_lines);
+        if (ranks == 1) add_alone(point, alone, json_lines);
       }
     }
   }
