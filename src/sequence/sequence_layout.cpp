@@ -13,25 +13,31 @@ SequenceLayout::SequenceLayout(LayoutKind kind, std::int64_t seq_len, int world_
     : kind_(kind), seq_len_(seq_len), world_size_(world_size), tile_(tile) {
   assert(seq_len >= 0 && world_size >= 1 && tile >= 1);
   const std::int64_t tiles = ceil_div(seq_len, tile);
-  const std::int64_t runs = static_cast<std::int64_t>(world_size) * chunks_per_rank();
+  const std::int64_t runs = static_cast<std::int64_t>(world_size) * runs_per_rank();
   // The first `tiles % runs` runs are one tile longer.
   const auto first_token = [&](std::int64_t run) {
     return std::min(seq_len, (run * (tiles / runs) + std::min(run, tiles % runs)) * tile);
   };
   for (int rank = 0; rank < world_size; ++rank) {
     std::int64_t local_begin = 0;
-    for (int part = 0; part < chunks_per_rank(); ++part) {
+    for (int part = 0; part < runs_per_rank(); ++part) {
       const std::int64_t run = part == 0 ? rank : runs - 1 - rank;
       const TokenRun tokens{first_token(run), first_token(run + 1)};
-      chunks_.push_back({tokens, rank, local_begin});
+      const bool adjoins = part > 0 && rank == world_size - 1;
+      if (adjoins) {
+        chunks_.back().run.end = tokens.end;
+      } else {
+        chunks_.push_back({tokens, rank, local_begin});
+      }
       local_begin += tokens.size();
     }
   }
 }
 
 std::span<const Chunk> SequenceLayout::chunks(int rank) const {
-  const auto count = static_cast<std::size_t>(chunks_per_rank());
-  return std::span(chunks_).subspan(static_cast<std::size_t>(rank) * count, count);
+  const std::size_t first = static_cast<std::size_t>(rank) * static_cast<std::size_t>(runs_per_rank());
+  const std::size_t count = rank == world_size_ - 1 ? 1 : static_cast<std::size_t>(runs_per_rank());
+  return std::span(chunks_).subspan(first, count);
 }
 
 std::int64_t SequenceLayout::local_tokens(int rank) const {

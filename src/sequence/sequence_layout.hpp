@@ -25,7 +25,8 @@ struct Chunk {
 ///
 /// contiguous: rank r has run r of P. zigzag: rank r has runs r and 2P-1-r of 2P, so that causal work is even. Runs
 /// begin on multiples of `tile` and their lengths differ by at most one tile (the sequence's last, ragged tile apart);
-/// runs may be empty. A rank's tokens are kept in ascending order.
+/// runs may be empty. A rank's tokens are kept in ascending order. A chunk is a run; the last rank's two adjoin under
+/// zigzag, and are one, so that it meets keys in half as many walks.
 class SequenceLayout {
  public:
   /// @pre seq_len >= 0, world_size >= 1, tile >= 1.
@@ -36,7 +37,7 @@ class SequenceLayout {
   int world_size() const { return world_size_; }
   std::int64_t tile() const { return tile_; }
 
-  /// The rank's chunks in ascending order, empty ones included: one (contiguous) or two (zigzag).
+  /// The rank's chunks in ascending order, empty ones included: one, or two (zigzag, but for the last rank).
   std::span<const Chunk> chunks(int rank) const;
   std::int64_t local_tokens(int rank) const;
   std::int64_t max_local_tokens() const;
@@ -47,13 +48,13 @@ class SequenceLayout {
   std::int64_t to_global(int rank, std::int64_t token_local) const;
 
  private:
-  int chunks_per_rank() const { return kind_ == LayoutKind::kZigzag ? 2 : 1; }
+  int runs_per_rank() const { return kind_ == LayoutKind::kZigzag ? 2 : 1; }
 
   LayoutKind kind_;
   std::int64_t seq_len_;
   int world_size_;
   std::int64_t tile_;
-  std::vector<Chunk> chunks_;  // by rank, then ascending
+  std::vector<Chunk> chunks_;  // by rank, then ascending: runs_per_rank() of each rank but the last, which has one
 };
 
 }  // namespace ringscan
