@@ -17,7 +17,7 @@ struct DevicePartial {
   PartialShape shape;
   float* out = nullptr;  ///< [batch, slots, rows, v_dim], unnormalised
   /// [batch, slots, rows]. Softmax: a reference, the maximum of z log2(e) or up to 8 less (fp16: 3.75); cog: of |z|
-  /// log2(e). Stick-breaking: log2 of what is left of the stick.
+  /// log2(e), in bf16 0 unless `sum` would exceed 2^80. Stick-breaking: log2 of what is left of the stick.
   float* first = nullptr;
   float* sum = nullptr;  ///< softmax and cog: [batch, slots, rows], sum of 2^(z log2(e) - reference)
 };
