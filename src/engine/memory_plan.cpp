@@ -16,7 +16,8 @@ std::size_t partial_bytes(const PassPlan& pass, const HeadGroup& group, const La
     for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
       const PartialShape shape{layer.batch, chunks[chunk].run.size(), static_cast<std::int64_t>(group.heads.size()),
                                layer.v_dim};
-      // Under zigzag the early chunk of an ordered mechanism meets its keys near first, in one walk.
+      // Under zigzag the early chunk of an ordered mechanism, and the last rank's only one, meet keys near first, in
+      // one walk.
       const bool in_pieces = is_ordered(pass.mechanism) && chunk == 1;
       // How many keys each row keeps, and how far it reaches back.
       if (std::holds_alternative<SparseParams>(pass.mechanism)) {
