@@ -2,6 +2,7 @@
 // Softmax: scores to weights 2^(x - reference), x = scale log2(e) <q, k>, for two rows a thread.
 
 #include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/weights_interface_sm90.cuh"
 
 namespace ringscan::cuda {
 
@@ -10,17 +11,10 @@ namespace ringscan::cuda {
 /// Weights are relative to a row's reference, its largest score so far or up to kSlack less: a tile whose scores stay below
 /// that has nothing to do for out, and the lanes of its rows need not agree on their largest score.
 template <int kLift_>
-class SoftmaxWeights {
+class SoftmaxWeights : public WeightsInterface {
  public:
   static constexpr int kLift = kLift_;
-  static constexpr bool kStopsEarly = false;
-  static constexpr float kNotSeen = -INFINITY;
-  static constexpr bool kSums = true;
   static constexpr bool kRescales = true;
-  static constexpr bool kChooses = false;
-  static constexpr bool kTakesBack = false;
-  static constexpr bool kMayOverflow = false;
-  static constexpr bool kDoesAgain = false;
 
   __device__ void begin(int r) {
     reference_[r] = -INFINITY;
@@ -64,9 +58,6 @@ class SoftmaxWeights {
       }
       add(r, sum[0] + sum[1]);
     }
-  }
-  __device__ bool exhausted(float) const {
-    return false;
   }
 
   /// After the last tile, by all lanes.

@@ -8,22 +8,17 @@
 // goes into log2_stick once.
 
 #include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/weights_interface_sm90.cuh"
 
 namespace ringscan::cuda {
 
 /// kLift: weights, and with them out, are held times 2^kLift, so that fp16 keeps the small ones.
 template <int kLift_>
-class StickWeights {
+class StickWeights : public WeightsInterface {
  public:
   static constexpr int kLift = kLift_;
   static constexpr bool kStopsEarly = true;
-  static constexpr float kNotSeen = -INFINITY;
   static constexpr bool kSums = false;
-  static constexpr bool kRescales = false;
-  static constexpr bool kChooses = false;
-  static constexpr bool kTakesBack = false;
-  static constexpr bool kMayOverflow = false;
-  static constexpr bool kDoesAgain = false;
 
   __device__ void begin(int r) { log2_stick_[r] = 0.0f; }
   __device__ void carry_in(int r, float first, float) { log2_stick_[r] = first; }

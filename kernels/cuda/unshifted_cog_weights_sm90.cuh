@@ -5,23 +5,19 @@
 
 #include "kernels/cuda/cog_zeros_sm90.cuh"
 #include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/weights_interface_sm90.cuh"
 
 namespace ringscan::cuda {
 
 /// As CogWeights with a reference of 0. Rows whose sums grow too large are left as they were, for CogWeights to do again.
 template <int kLift_>
-class UnshiftedCogWeights {
+class UnshiftedCogWeights : public WeightsInterface {
  public:
   static constexpr int kLift = kLift_;
   static_assert(kLift == 0, "fp16 ends at 2^16");
-  static constexpr bool kStopsEarly = false;
   static constexpr float kNotSeen = 0.0f;
-  static constexpr bool kSums = true;
-  static constexpr bool kRescales = false;
-  static constexpr bool kChooses = false;
   static constexpr bool kTakesBack = true;
   static constexpr bool kMayOverflow = true;
-  static constexpr bool kDoesAgain = false;
 
   __device__ void begin(int r) {
     sum_[r] = 0.0f;
@@ -61,9 +57,6 @@ class UnshiftedCogWeights {
   template <int kSize>
   __device__ void take_back(std::uint32_t (&weights)[kSize]) const {
     zeros_.take_back(weights);
-  }
-  __device__ bool exhausted(float) const {
-    return false;
   }
 
   /// After the last tile, by all lanes.

@@ -26,7 +26,7 @@ struct SharedTiles {
   RingBarriers<Shape::kQueryBuffers> q_ring;
   RingBarriers<Shape::kStages> k_ring;
   RingBarriers<Shape::kStages> v_ring;
-  WorkItem item[Shape::kQueryBuffers];          ///< whose queries these are
+  WorkItem item[Shape::kQueryBuffers];          ///< whose queries these are, as the loading thread worked it out
   bool item_ends[Shape::kStages];               ///< in place of a K tile: no further tile of this item
   std::uint32_t weighed[Shape::kConsumers];     ///< tiles each warpgroup has weighed or passed over since the start
   std::uint32_t items_done[Shape::kConsumers];  ///< 1 + the last item that a warpgroup ended early, as counted here
@@ -37,7 +37,7 @@ __device__ inline std::int64_t reach(const AttendParams& p, std::int64_t query) 
   return p.max_deltas == nullptr ? p.max_delta : min(p.max_delta, p.max_deltas[query]);
 }
 
-/// @pre task < p.num_tasks(). Takes about as long as a tile of keys: done once, by the thread that loads ahead.
+/// @pre task < p.num_tasks().
 template <typename Shape>
 __device__ WorkItem work_item(const AttendParams& p, std::uint32_t task) {
   std::uint32_t index = task;
