@@ -85,7 +85,16 @@ AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std:
   return p;
 }
 
-ItemParts::ItemParts(AttendParams& params, cudaStream_t stream) : stream_(stream) {
+LaunchMemory::~LaunchMemory() {
+  if (data_ != nullptr) cudaFreeAsync(data_, stream_);
+}
+
+void* LaunchMemory::allocate(std::size_t bytes) {
+  check(cudaMallocAsync(&data_, bytes, stream_));
+  return data_;
+}
+
+ItemParts::ItemParts(AttendParams& params, cudaStream_t stream) : memory_(stream) {
   if (params.max_deltas != nullptr) return;  // on the device, so that the items' lengths are not known here
   const auto rows = static_cast<int>(query_tile(params.head_dim)), keys = static_cast<int>(key_tile(params.head_dim));
   const std::int64_t row_floats = params.head_dim + 2;
@@ -97,40 +106,28 @@ ItemParts::ItemParts(AttendParams& params, cudaStream_t stream) : stream_(stream
   if (split.num_parts == 1) return;
   const std::int64_t num_rows = std::int64_t{split.num_items} * (split.num_parts - 1) * rows;
   const auto bytes = static_cast<std::size_t>(num_rows * row_floats) * sizeof(float);
-  check(cudaMallocAsync(reinterpret_cast<void**>(&data_), bytes, stream));
+  auto* const data = static_cast<float*>(memory_.allocate(bytes));
   params.num_whole = params.num_items - split.num_items;
   params.num_parts = split.num_parts;
-  params.part_out = data_;
-  params.part_first = data_ + num_rows * params.head_dim;
+  params.part_out = data;
+  params.part_first = data + num_rows * params.head_dim;
   params.part_sum = params.part_first + num_rows;
 }
 
-ItemParts::~ItemParts() {
-  if (data_ != nullptr) cudaFreeAsync(data_, stream_);
-}
-
-OverflowLists::OverflowLists(AttendParams& params, cudaStream_t stream) : stream_(stream) {
+OverflowLists::OverflowLists(AttendParams& params, cudaStream_t stream) : memory_(stream) {
   const std::size_t tasks = params.num_tasks();
-  check(cudaMallocAsync(reinterpret_cast<void**>(&data_), (2 + 2 * tasks) * sizeof(std::uint32_t), stream));
-  check(cudaMemsetAsync(data_, 0, (2 + tasks) * sizeof(std::uint32_t), stream));
-  params.overflows = {data_, data_ + 2, data_ + 2 + tasks};
+  auto* const data = static_cast<std::uint32_t*>(memory_.allocate((2 + 2 * tasks) * sizeof(std::uint32_t)));
+  check(cudaMemsetAsync(data, 0, (2 + tasks) * sizeof(std::uint32_t), stream));
+  params.overflows = {data, data + 2, data + 2 + tasks};
 }
 
-OverflowLists::~OverflowLists() {
-  if (data_ != nullptr) cudaFreeAsync(data_, stream_);
-}
-
-PaddedKeys::PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream) : view_(view), stream_(stream) {
+PaddedKeys::PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream) : view_(view), memory_(stream) {
   if (view.shape[1] >= tile) return;
   const Shape4 shape{view.shape[0], tile, view.shape[2], view.shape[3]};
-  check(cudaMallocAsync(&copy_, static_cast<std::size_t>(2 * element_count(shape)), stream));
+  void* const copy = memory_.allocate(static_cast<std::size_t>(2 * element_count(shape)));
   pad_keys(view.data, {view.strides[0], view.strides[1], view.strides[2]},
-           {view.shape[0], view.shape[1], view.shape[2], view.shape[3]}, tile, copy_, stream);
-  view_ = dense_any_view(const_cast<const void*>(copy_), view.type, shape);
-}
-
-PaddedKeys::~PaddedKeys() {
-  if (copy_ != nullptr) cudaFreeAsync(copy_, stream_);
+           {view.shape[0], view.shape[1], view.shape[2], view.shape[3]}, tile, copy, stream);
+  view_ = dense_any_view(static_cast<const void*>(copy), view.type, shape);
 }
 
 }  // namespace ringscan::cuda

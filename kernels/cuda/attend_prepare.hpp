@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <string>
 
 #include "kernels/cuda/attend.hpp"
@@ -20,20 +21,32 @@ void require_scores(const AttendTask& task);
 /// Of queries in tiles of `rows_a_tile`, their keys and the order of the work; loadable_keys is that of k.
 AttendParams score_params(const AttendTask& task, std::int64_t rows_a_tile, std::uint32_t* workspace);
 
+/// Device memory for what is queued on the stream while this lives: allocated and freed there.
+class LaunchMemory {
+ public:
+  explicit LaunchMemory(cudaStream_t stream) : stream_(stream) {}
+  ~LaunchMemory();
+  LaunchMemory(const LaunchMemory&) = delete;
+  LaunchMemory& operator=(const LaunchMemory&) = delete;
+
+  /// Unwritten. @pre the first call.
+  void* allocate(std::size_t bytes);
+
+ private:
+  cudaStream_t stream_;
+  void* data_ = nullptr;
+};
+
 /// A dense copy with at least `tile` keys where the run has fewer, freed on the stream behind the launch.
 class PaddedKeys {
  public:
   PaddedKeys(const AnyView& view, std::int64_t tile, cudaStream_t stream);
-  ~PaddedKeys();
-  PaddedKeys(const PaddedKeys&) = delete;
-  PaddedKeys& operator=(const PaddedKeys&) = delete;
 
   const AnyView& view() const { return view_; }
 
  private:
   AnyView view_;
-  cudaStream_t stream_;
-  void* copy_ = nullptr;
+  LaunchMemory memory_;
 };
 
 /// Cuts the last items of a launch where that pays, and has the partials of their parts, freed on the stream behind
@@ -42,13 +55,9 @@ class ItemParts {
  public:
   /// @pre the launch carries its partials out, and no row may end early.
   ItemParts(AttendParams& params, cudaStream_t stream);
-  ~ItemParts();
-  ItemParts(const ItemParts&) = delete;
-  ItemParts& operator=(const ItemParts&) = delete;
 
  private:
-  cudaStream_t stream_;
-  float* data_ = nullptr;
+  LaunchMemory memory_;
 };
 
 /// Empty lists of what a launch cannot do, freed on the stream behind it and the one that does these tasks again.
@@ -56,13 +65,9 @@ class OverflowLists {
  public:
   /// @pre nothing in `params` that num_tasks() comes from changes any more.
   OverflowLists(AttendParams& params, cudaStream_t stream);
-  ~OverflowLists();
-  OverflowLists(const OverflowLists&) = delete;
-  OverflowLists& operator=(const OverflowLists&) = delete;
 
  private:
-  cudaStream_t stream_;
-  std::uint32_t* data_ = nullptr;
+  LaunchMemory memory_;
 };
 
 }  // namespace ringscan::cuda
