@@ -7,6 +7,7 @@
 
 #include "apps/measurement.hpp"
 #include "comm/solo_transport.hpp"
+#include "core/rank_group.hpp"
 #include "core/stopwatch.hpp"
 #include "core/system_memory.hpp"
 #include "core/units.hpp"
@@ -118,11 +119,25 @@ void add_alone(const Point& point, const std::vector<double>& alone, std::string
 std::vector<double> measure_alone(const Point& point, const BenchOptions& options, Transport& all,
                                   std::size_t memory_bytes, Kernels& kernels, std::vector<Repetition>& mine) {
   SoloTransport solo;
-  mine = measure_point(point, options, solo, memory_bytes, kernels);
+  run_collectively(all, [&] { mine = measure_point(point, options, solo, memory_bytes, kernels); });
   std::vector<double> seconds(static_cast<std::size_t>(all.world_size()));
   seconds[static_cast<std::size_t>(all.rank())] = quartiles_of(mine, &Repetition::seconds).median;
   all.all_reduce(std::span<double>(seconds), ReduceOp::kSum);
   return seconds;
+}
+
+/// The job on the first `point.ranks` ranks; nothing on the others. They know nothing of an error: rank 0 has to end
+/// the job for them.
+std::vector<Repetition> measure_together(const Point& point, const BenchOptions& options, Transport& all,
+                                         std::size_t memory_bytes, Kernels& kernels) {
+  const std::unique_ptr<Transport> part = all.first_ranks(point.ranks);
+  if (part == nullptr) return {};
+  try {
+    return measure_point(point, options, *part, memory_bytes, kernels);
+  } catch (const Error& error) {
+    if (all.rank() == 0 && point.ranks < all.world_size()) throw Error(error.code(), error.what());
+    throw;
+  }
 }
 
 /// What the first `ranks` GPUs do together of what each did alone: 1 where nothing is lost to their working together.
@@ -234,19 +249,12 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
       double base_rate = 0.0;
       std::vector<double> alone;
       for (const int ranks : options.worlds) {
-        const std::unique_ptr<Transport> part = transport.first_ranks(ranks);
         const Point point{variant, ranks, is_weak ? seq_len * ranks : seq_len};
         std::vector<Repetition> repetitions;
-        try {
-          if (!is_weak && ranks == 1 && kernels->name() == "cuda") {
-            alone = measure_alone(point, options, job.transport, memory_bytes, *kernels, repetitions);
-          } else if (part) {
-            repetitions = measure_point(point, options, *part, memory_bytes, *kernels);
-          }
-        } catch (const Error& error) {
-          // The ranks outside know nothing of it: rank 0 has to end the job for them.
-          if (job.is_root() && ranks < job.transport.world_size()) throw Error(error.code(), error.what());
-          throw;
+        if (!is_weak && ranks == 1 && kernels->name() == "cuda") {
+          alone = measure_alone(point, options, job.transport, memory_bytes, *kernels, repetitions);
+        } else {
+          repetitions = measure_together(point, options, transport, memory_bytes, *kernels);
         }
         release_idle(job.transport, ranks);
         if (!job.is_root()) continue;
