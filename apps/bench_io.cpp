@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "apps/bench_profile.hpp"
-#include "apps/bench_scaling.hpp"
 #include "apps/measurement.hpp"
+#include "apps/scaling_point.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/synthetic_activations.hpp"
 #include "io/activation_file.hpp"

@@ -11,6 +11,7 @@
 #include "apps/block_measurement.hpp"
 #include "apps/link_measurement.hpp"
 #include "apps/measurement.hpp"
+#include "apps/scaling_point.hpp"
 #include "comm/nccl_transport.hpp"
 #include "comm/solo_transport.hpp"
 #include "core/stopwatch.hpp"

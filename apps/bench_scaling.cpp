@@ -1,56 +1,22 @@
 #include "apps/bench_scaling.hpp"
 
-#include <chrono>
+#include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
+#include <span>
 #include <thread>
 
 #include "apps/measurement.hpp"
-#include "comm/solo_transport.hpp"
+#include "apps/scaling_point.hpp"
 #include "core/rank_group.hpp"
 #include "core/stopwatch.hpp"
 #include "core/system_memory.hpp"
 #include "core/units.hpp"
-#include "engine/memory_job.hpp"
 #include "engine/run.hpp"
 
 namespace ringscan {
 namespace {
-
-/// Over the ranks of a job: what counts of one repetition.
-struct Repetition {
-  double seconds = 0.0;  ///< of the slowest rank, as all that follow
-  double compute_seconds = 0.0;
-  double exposed_seconds = 0.0;
-  double finish_seconds = 0.0;
-  double flops = 0.0;  ///< of the visible pairs whose score was computed, and of blocks; sum
-  double sent_bytes = 0.0;
-};
-
-Repetition measure(MemoryJob& job, Transport& transport) {
-  transport.barrier();
-  const Stopwatch watch;
-  const RingPassResult result = job.run();
-  double slowest[] = {watch.seconds(), result.compute_seconds, result.exposed_seconds, result.finish_seconds};
-  transport.all_reduce(std::span<double>(slowest), ReduceOp::kMax);
-  double sums[] = {result.flops, static_cast<double>(result.sent_bytes)};
-  transport.all_reduce(std::span<double>(sums), ReduceOp::kSum);
-  return {slowest[0], slowest[1], slowest[2], slowest[3], sums[0], sums[1]};
-}
-
-/// What is studied: a curve.
-struct Variant {
-  std::string mechanism;
-  std::optional<LayoutKind> layout;
-  ElementType dtype = ElementType::kFloat32;
-  std::string label;  ///< the mechanism, and what of the rest differs between curves
-};
-
-struct Point {
-  Variant variant;
-  int ranks = 1;
-  std::int64_t seq_len = 0;
-};
 
 std::vector<Variant> variants_of(const BenchOptions& options) {
   std::vector<Variant> variants;
@@ -65,29 +31,6 @@ std::vector<Variant> variants_of(const BenchOptions& options) {
     }
   }
   return variants;
-}
-
-std::vector<Repetition> measure_point(const Point& point, const BenchOptions& options, Transport& transport,
-                                      std::size_t memory_bytes, Kernels& kernels) {
-  const RunConfig config = study_config(point.variant.mechanism, options.heads, point.variant.layout);
-  LayerShape layer;
-  layer.batch = 1;
-  layer.seq_len = point.seq_len;
-  layer.num_heads = options.heads;
-  layer.num_kv_heads = options.kv_heads;
-  layer.head_dim = layer.v_dim = options.head_dims.front();
-  layer.q_type = layer.kv_type = layer.o_type = point.variant.dtype;
-  MemoryJob job(config, layer, memory_bytes, transport, kernels, options.sizes);
-  measure(job, transport);  // warm-up
-  std::vector<Repetition> repetitions;
-  for (int i = 0; i < options.repeats; ++i) repetitions.push_back(measure(job, transport));
-  return repetitions;
-}
-
-Quartiles quartiles_of(const std::vector<Repetition>& repetitions, double Repetition::*figure) {
-  std::vector<double> values;
-  for (const Repetition& repetition : repetitions) values.push_back(repetition.*figure);
-  return quartiles(std::move(values));
 }
 
 void add_lines(const std::string& study, const Point& point, const std::vector<Repetition>& repetitions,
@@ -114,32 +57,6 @@ void add_alone(const Point& point, const std::vector<double>& alone, std::string
   }
 }
 
-/// The job on every rank for itself, all at the same time, so that all GPUs are as warm: the median seconds of each,
-/// known to all. `mine`: this rank's.
-std::vector<double> measure_alone(const Point& point, const BenchOptions& options, Transport& all,
-                                  std::size_t memory_bytes, Kernels& kernels, std::vector<Repetition>& mine) {
-  SoloTransport solo;
-  run_collectively(all, [&] { mine = measure_point(point, options, solo, memory_bytes, kernels); });
-  std::vector<double> seconds(static_cast<std::size_t>(all.world_size()));
-  seconds[static_cast<std::size_t>(all.rank())] = quartiles_of(mine, &Repetition::seconds).median;
-  all.all_reduce(std::span<double>(seconds), ReduceOp::kSum);
-  return seconds;
-}
-
-/// The job on the first `point.ranks` ranks; nothing on the others. They know nothing of an error: rank 0 has to end
-/// the job for them.
-std::vector<Repetition> measure_together(const Point& point, const BenchOptions& options, Transport& all,
-                                         std::size_t memory_bytes, Kernels& kernels) {
-  const std::unique_ptr<Transport> part = all.first_ranks(point.ranks);
-  if (part == nullptr) return {};
-  try {
-    return measure_point(point, options, *part, memory_bytes, kernels);
-  } catch (const Error& error) {
-    if (all.rank() == 0 && point.ranks < all.world_size()) throw Error(error.code(), error.what());
-    throw;
-  }
-}
-
 /// What the first `ranks` GPUs do together of what each did alone: 1 where nothing is lost to their working together.
 /// 0: they were not measured alone.
 double share_of_gpus(const std::vector<double>& alone, int ranks, double seconds) {
@@ -151,8 +68,8 @@ double share_of_gpus(const std::vector<double>& alone, int ranks, double seconds
 
 void print_head(const Kernels& kernels, const Transport& transport, const BenchOptions& options) {
   std::printf(
-      "backend %s, %s; transport %s; %d processors on this node; %d repetitions, seconds of the slowest "
-      "rank\n\n%-15s %5s %10s %9s "
+      "backend %s, %s; transport %s; %d processors on this node; %d repetitions or more, seconds of the "
+      "slowest rank\n\n%-15s %5s %10s %9s "
       "%19s %9s "
       "%9s %9s %10s %10s\n",
       std::string(kernels.name()).c_str(), kernels.device().c_str(), std::string(transport.name()).c_str(),
@@ -173,54 +90,7 @@ void print_row(const Point& point, const ScalingFigures& figures, const std::vec
   std::fflush(stdout);
 }
 
-/// Against the fewest ranks of the study: strong by time for the same job, weak by the rate a rank.
-double efficiency_of(bool is_weak, const Point& point, double seconds, double rate, const Point& base,
-                     double base_seconds, double base_rate) {
-  return is_weak ? rate / base_rate : base_seconds * base.ranks / (seconds * point.ranks);
-}
-
 }  // namespace
-
-void release_idle(Transport& transport, int ranks) {
-  const std::byte out{1};
-  std::byte in{};
-  if (transport.rank() == 0) {
-    for (int rank = ranks; rank < transport.world_size(); ++rank) {
-      transport.exchange({rank, {&out, 1}, -1, {}}).wait();
-    }
-  } else if (transport.rank() >= ranks) {
-    Ticket released = transport.exchange({-1, {}, 0, {&in, 1}});
-    while (!released.poll()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  transport.barrier();
-}
-
-RunConfig study_config(const std::string& mechanism, int heads, const std::optional<LayoutKind>& layout) {
-  RunConfig config;
-  config.layout = layout;
-  const LinearParams linear{Decay::kToken, FeatureMap::kIdentity, Normalizer::kNone};
-  StickBreakingParams dense;
-  dense.epsilon = 0.0;
-  SparseParams window;
-  window.select = SparseSelect::kWindow;
-  if (mechanism == "softmax") config.assignments = {{SoftmaxParams{}, {}}};
-  if (mechanism == "stick-breaking") config.assignments = {{StickBreakingParams{}, {}}};
-  if (mechanism == "stick-dense") config.assignments = {{dense, {}}};
-  if (mechanism == "cog") config.assignments = {{CogParams{}, {}}};
-  if (mechanism == "sparse-window") config.assignments = {{window, {}}};
-  if (mechanism == "sparse-topk") config.assignments = {{SparseParams{}, {}}};
-  if (mechanism == "linear") config.assignments = {{linear, {}}};
-  if (mechanism == "ssm") config.blocks = {{SsmParams{}, {}}};
-  if (mechanism == "mamba") config.blocks = {{MambaParams{}, {}}};
-  if (mechanism == "chela") config.blocks = {{ChelaParams{}, {}}};
-  if (mechanism == "hybrid") {
-    config.assignments = {{SoftmaxParams{}, {}}, {StickBreakingParams{}, {}}, {linear, {}}};
-    for (int head = 0; head < heads; ++head) {
-      config.assignments[static_cast<std::size_t>(head % 3)].heads.push_back(head);
-    }
-  }
-  return config;
-}
 
 std::size_t memory_a_rank(Job& job, const Kernels& kernels) {
   const std::size_t available =
@@ -230,8 +100,92 @@ std::size_t memory_a_rank(Job& job, const Kernels& kernels) {
       job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
 }
 
+namespace {
+
+/// The points of one curve and length: measured, and what of them is printed.
+class Curve {
+ public:
+  Curve(Job& job, const BenchOptions& options, Transport& transport, std::size_t memory_bytes, Kernels& kernels)
+      : job_(job), options_(options), transport_(transport), memory_bytes_(memory_bytes), kernels_(kernels) {}
+
+  /// In turn where their jobs fit in memory together, since a GPU's clock depends on what it did in the seconds before:
+  /// repetitions of all points then find it alike. Else one point after the other.
+  void measure(const std::vector<Point>& points) {
+    bool fit = false;
+    run_collectively(job_.transport, [&] { fit = fit_together(points, options_, memory_bytes_, kernels_); });
+    for (std::size_t first = 0; first < points.size();) {
+      const std::size_t count = fit ? points.size() : 1;
+      measure_in_turn(std::span(points).subspan(first, count));
+      first += count;
+    }
+  }
+
+  const std::vector<ScalingFigures>& figures() const { return figures_; }
+  const std::string& json_lines() const { return json_lines_; }
+
+ private:
+  void measure_in_turn(std::span<const Point> points) {
+    std::vector<std::unique_ptr<PointJob>> jobs;
+    for (const Point& point : points) {
+      const bool alone = options_.what == "strong" && point.ranks == 1 && kernels_.name() == "cuda";
+      jobs.push_back(std::make_unique<PointJob>(point, alone ? PointJob::Way::kAlone : PointJob::Way::kTogether,
+                                                options_, transport_, job_.transport, memory_bytes_, kernels_));
+    }
+    for (const auto& job : jobs) job->repeat(false);  // warm-up
+    std::int64_t repeats = options_.repeats;
+    if (job_.is_root()) {  // which has all of these jobs
+      for (const auto& job : jobs) repeats = std::max<std::int64_t>(repeats, repetitions_of(job->last_seconds(), 1));
+    }
+    repeats = job_.transport.RankGroup::all_reduce(repeats, ReduceOp::kMax);
+    for (std::int64_t repeat = 0; repeat < repeats; ++repeat) {
+      for (const auto& job : jobs) job->repeat(true);
+    }
+    for (const auto& job : jobs) {
+      const std::vector<double> alone = job->median_seconds_alone();
+      if (!alone.empty()) alone_ = alone;
+      if (job_.is_root()) note(*job, alone);
+    }
+  }
+
+  void note(const PointJob& job, const std::vector<double>& alone) {
+    const Point& point = job.point();
+    const std::vector<Repetition>& repetitions = job.repetitions();
+    const double seconds = quartiles_of(repetitions, &Repetition::seconds).median;
+    const double rate = quartiles_of(repetitions, &Repetition::flops).median / seconds / point.ranks;
+    if (!base_) base_ = Base{point.ranks, seconds, rate};
+    // Against the fewest ranks of the study: strong by time for the same job, weak by the rate a rank.
+    const double efficiency =
+        options_.what == "weak" ? rate / base_->rate : base_->seconds * base_->ranks / (seconds * point.ranks);
+    const std::int64_t listed = options_.what == "weak" ? point.seq_len / point.ranks : point.seq_len;
+    figures_.push_back({point.variant.label, point.ranks, listed, seconds,
+                        quartiles_of(repetitions, &Repetition::compute_seconds).median,
+                        quartiles_of(repetitions, &Repetition::exposed_seconds).median,
+                        quartiles_of(repetitions, &Repetition::finish_seconds).median, efficiency});
+    print_row(point, figures_.back(), repetitions, rate, share_of_gpus(alone_, point.ranks, seconds));
+    add_lines(options_.what, point, repetitions, json_lines_);
+    add_alone(point, alone, json_lines_);
+  }
+
+  struct Base {
+    int ranks = 1;
+    double seconds = 0.0;
+    double rate = 0.0;
+  };
+
+  Job& job_;
+  const BenchOptions& options_;
+  Transport& transport_;
+  std::size_t memory_bytes_;
+  Kernels& kernels_;
+  std::optional<Base> base_;
+  std::vector<double> alone_;  ///< seconds of each GPU with the job of one rank; empty: not measured
+  std::vector<ScalingFigures> figures_;
+  std::string json_lines_;
+};
+
+}  // namespace
+
 std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
-  const bool is_weak = options.what == "weak";
   std::vector<ScalingFigures> figures;
   RunContext context;
   context.transport = &job.transport;
@@ -244,36 +198,14 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
   if (job.is_root()) print_head(*kernels, transport, options);
   for (const Variant& variant : variants_of(options)) {
     for (const std::int64_t seq_len : options.seq_lens) {
-      Point base;
-      double base_seconds = 0.0;
-      double base_rate = 0.0;
-      std::vector<double> alone;
+      std::vector<Point> points;
       for (const int ranks : options.worlds) {
-        const Point point{variant, ranks, is_weak ? seq_len * ranks : seq_len};
-        std::vector<Repetition> repetitions;
-        if (!is_weak && ranks == 1 && kernels->name() == "cuda") {
-          alone = measure_alone(point, options, job.transport, memory_bytes, *kernels, repetitions);
-        } else {
-          repetitions = measure_together(point, options, transport, memory_bytes, *kernels);
-        }
-        release_idle(job.transport, ranks);
-        if (!job.is_root()) continue;
-        const Quartiles seconds = quartiles_of(repetitions, &Repetition::seconds);
-        const double rate = quartiles_of(repetitions, &Repetition::flops).median / seconds.median / ranks;
-        if (base_seconds == 0.0) {
-          base = point;
-          base_seconds = seconds.median;
-          base_rate = rate;
-        }
-        figures.push_back({variant.label, ranks, seq_len, seconds.median,
-                           quartiles_of(repetitions, &Repetition::compute_seconds).median,
-                           quartiles_of(repetitions, &Repetition::exposed_seconds).median,
-                           quartiles_of(repetitions, &Repetition::finish_seconds).median,
-                           efficiency_of(is_weak, point, seconds.median, rate, base, base_seconds, base_rate)});
-        print_row(point, figures.back(), repetitions, rate, share_of_gpus(alone, ranks, seconds.median));
-        add_lines(options.what, point, repetitions, json_lines);
-        if (ranks == 1) add_alone(point, alone, json_lines);
+        points.push_back({variant, ranks, options.what == "weak" ? seq_len * ranks : seq_len});
       }
+      Curve curve(job, options, transport, memory_bytes, *kernels);
+      curve.measure(points);
+      figures.insert(figures.end(), curve.figures().begin(), curve.figures().end());
+      json_lines += curve.json_lines();
     }
   }
   return figures;

@@ -4,8 +4,8 @@
 #include <memory>
 #include <vector>
 
-#include "apps/bench_scaling.hpp"
 #include "apps/measurement.hpp"
+#include "apps/scaling_point.hpp"
 #include "comm/stand_in_transport.hpp"
 #include "core/stopwatch.hpp"
 #include "engine/memory_job.hpp"
