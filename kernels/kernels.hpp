@@ -169,6 +169,29 @@ class Kernels {
   virtual AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
                              Heartbeat& heartbeat) = 0;
 
+  /// attend() of the last keys that the block's rows meet, then finish(). The block is of no use afterwards: a backend
+  /// may never have it written.
+  virtual AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const SoftmaxParams& params,
+                                  LseBlock& block, Heartbeat& heartbeat) {
+    return attend_then_finish(task, rows, params, block, heartbeat);
+  }
+  virtual AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const CogParams& params,
+                                  LseBlock& block, Heartbeat& heartbeat) {
+    return attend_then_finish(task, rows, params, block, heartbeat);
+  }
+  virtual AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const TopkBlock& chosen,
+                                  LseBlock& block, Heartbeat& heartbeat) {
+    const AttendStats stats = attend(task, chosen, block, heartbeat);
+    finish(rows, SoftmaxParams{}, block);
+    return stats;
+  }
+  virtual AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const StickBreakingParams& params,
+                                  StickBlock& block, Heartbeat& heartbeat) {
+    return attend_then_finish(task, rows, params, block, heartbeat);
+  }
+  /// True where that takes less than the two.
+  virtual bool gains_by_attend_last() const { return false; }
+
   /// Functions may return before their work is through, on a device: it is done in the order of the calls, before
   /// anything that comes behind it in memory().work_queue(). Waits for all of it, moves the heartbeat on meanwhile, and
   /// returns what the attend()s since the last call did and have not told.
@@ -204,6 +227,15 @@ class Kernels {
   /// themselves, the CPU's.
   virtual std::unique_ptr<SsmKernels> make_ssm() const;
   virtual std::unique_ptr<ChelaKernels> make_chela() const;
+
+ private:
+  template <typename Params, typename Block>
+  AttendStats attend_then_finish(const AttendTask& task, const FinishTask& rows, const Params& params, Block& block,
+                                 Heartbeat& heartbeat) {
+    const AttendStats stats = attend(task, params, block, heartbeat);
+    finish(rows, params, block);
+    return stats;
+  }
 };
 
 /// SIMD on the CPU (Highway): the instruction set is chosen at run time. fp32 arithmetic.

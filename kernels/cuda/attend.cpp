@@ -59,14 +59,14 @@ void attend_with(LaunchFunction function, const DeviceAttend& launch, double eps
   const TensorMaps maps{query_map(task.q, static_cast<int>(query_tile(params.head_dim))),
                         permuted_key_map(k.view(), static_cast<int>(tile)),
                         permuted_key_map(v.view(), static_cast<int>(tile))};
-  // A finished row is rounded where it is; rows that may end early are short, or not known to be long.
-  const bool may_cut = !params.finishes && params.log2_epsilon == -std::numeric_limits<float>::infinity();
+  // Rows that may end early are short, or not known to be long.
+  const bool may_cut = launch.partial.out != nullptr && params.log2_epsilon == -std::numeric_limits<float>::infinity();
   std::optional<ItemParts> parts;
   if (may_cut) parts.emplace(params, stream);
   std::optional<OverflowLists> overflows;
   if (function == launch_cog && task.q.type == ElementType::kBfloat16) overflows.emplace(params, stream);
   function(params, maps, task.q.type, stream);
-  join_parts(params, query_tile(params.head_dim), function == launch_stick_breaking, stream);
+  join_parts(params, query_tile(params.head_dim), function == launch_stick_breaking, task.q.type, stream);
 }
 
 }  // namespace

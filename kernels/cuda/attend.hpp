@@ -34,7 +34,8 @@ struct DeviceAttend {
   /// As of the CPU, with device pointers; key_block is not read: keys are walked near first in tiles of key_tile()
   /// that begin on multiples of it, counted from key_run.begin.
   AttendTask task;
-  /// Carried in unless `starts`; carried out unless `finishes`. May be empty where neither is asked for.
+  /// Carried in unless `starts`; carried out unless `finishes`, and then of no use. Where neither is asked for, it may
+  /// be empty: no item is cut then.
   DevicePartial partial;
   bool starts = true;     ///< no key was seen before: begin at the identity
   bool finishes = false;  ///< no key follows: round once and write `finish` instead of `partial`

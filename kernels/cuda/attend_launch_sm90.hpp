@@ -23,8 +23,10 @@ void launch_cog(const AttendParams& params, const TensorMaps& maps, ElementType 
 void launch_topk(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 void launch_stick_breaking(const AttendParams& params, const TensorMaps& maps, ElementType type, cudaStream_t stream);
 
-/// Behind a launch that cut items: the partials of their parts into the carried ones.
-void join_parts(const AttendParams& params, std::int64_t rows_a_tile, bool is_stick, cudaStream_t stream);
+/// Behind a launch that cut items: the partials of their parts into the carried ones or, where it finishes, into rows
+/// of o, which are of `type`.
+void join_parts(const AttendParams& params, std::int64_t rows_a_tile, bool is_stick, ElementType type,
+                cudaStream_t stream);
 
 /// Copies rows [batch, keys, heads, head_dim] of 16-bit elements to dense [batch, padded, heads, head_dim] at `to`,
 /// zeros behind them. @pre head_dim a multiple of 8, rows aligned to 16 bytes.

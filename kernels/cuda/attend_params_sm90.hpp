@@ -51,7 +51,7 @@ struct AttendParams {
   float* first = nullptr;
   float* sum = nullptr;
   bool starts = true;
-  bool finishes = false;
+  bool finishes = false;  ///< rows of whole items where they are, those of cut ones when their parts are joined
 
   void* o = nullptr;
   RowStrides o_strides;

@@ -53,7 +53,7 @@ class PaddedKeys {
 /// their joining.
 class ItemParts {
  public:
-  /// @pre the launch carries its partials out, and no row may end early.
+  /// @pre the launch has carried partials, if only for these items, and no row may end early.
   ItemParts(AttendParams& params, cudaStream_t stream);
 
  private:

@@ -184,7 +184,7 @@ class Consumer {
     for (int r = 0; r < 2; ++r) {
       const std::int64_t row = item.row + row_of(r);
       const bool exists = row < p_.num_queries;
-      if (p_.finishes) {
+      if (p_.finishes && item.task < p_.num_whole) {
         finish_row(item, r, row, exists);
       } else if (exists) {
         const bool is_part = item.part_row >= 0;

@@ -11,6 +11,7 @@
 #include "kernels/cuda/attend.hpp"
 #include "kernels/cuda/attend_counters.hpp"
 #include "kernels/cuda/block_backend.hpp"
+#include "kernels/cuda/block_partial.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/device_memory.hpp"
 #include "kernels/cuda/linear_backend.hpp"
@@ -31,30 +32,6 @@ int compute_capability_major(int device) {
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
   return major;
-}
-
-/// As it is: at the identity unwritten.
-DevicePartial unwritten_partial_of(const LseBlock& block) {
-  // The launches write what the block owns; only finish() and join() see it as const, and they read.
-  const auto floats = [](const Buffer& buffer) { return const_cast<float*>(buffer.as<float>()); };
-  return {block.shape, floats(block.out), floats(block.max), floats(block.sum)};
-}
-
-DevicePartial unwritten_partial_of(const StickBlock& block) {
-  const auto floats = [](const Buffer& buffer) { return const_cast<float*>(buffer.as<float>()); };
-  return {block.shape, floats(block.out), floats(block.log2_stick), nullptr};
-}
-
-std::size_t rows_of(const PartialShape& shape) {
-  return static_cast<std::size_t>(shape.batch * shape.slots * shape.rows);
-}
-
-std::size_t out_bytes(const PartialShape& shape) {
-  return rows_of(shape) * static_cast<std::size_t>(shape.v_dim) * sizeof(float);
-}
-
-std::size_t row_bytes(const PartialShape& shape) {
-  return rows_of(shape) * sizeof(float);
 }
 
 class CudaKernels final : public Kernels {
@@ -115,23 +92,35 @@ class CudaKernels final : public Kernels {
   }
 
   AttendStats attend(const AttendTask& task, const SoftmaxParams& params, LseBlock& block, Heartbeat&) override {
-    return attend_dense(task, params, block, takes_hopper(task));
+    return attend_dense(task, params, block, nullptr);
   }
   AttendStats attend(const AttendTask& task, const CogParams& params, LseBlock& block, Heartbeat&) override {
-    return attend_dense(task, params, block, takes_hopper(task));
+    return attend_dense(task, params, block, nullptr);
   }
   AttendStats attend(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, Heartbeat&) override {
-    if (is_empty(task)) return {};
-    if (searches_hopper(task, chosen)) {
-      DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
-      launch.starts = take_identity(block);
-      cuda::attend(launch, search_of(chosen), stream_.get());
-      return counted(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false);
-    }
-    portable::attend(launch_of(task, partial_of(block)), search_of(chosen), stream_.get());
-    return counted(task, portable::kQueryTile, portable::kKeyTile, false);
+    return attend_chosen(task, chosen, block, nullptr);
   }
-  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block, Heartbeat&) override;
+  AttendStats attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                     Heartbeat&) override {
+    return attend_stick(task, params, block, nullptr);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const SoftmaxParams& params, LseBlock& block,
+                          Heartbeat&) override {
+    return attend_dense(task, params, block, &rows);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const CogParams& params, LseBlock& block,
+                          Heartbeat&) override {
+    return attend_dense(task, params, block, &rows);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const TopkBlock& chosen, LseBlock& block,
+                          Heartbeat&) override {
+    return attend_chosen(task, chosen, block, &rows);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const StickBreakingParams& params,
+                          StickBlock& block, Heartbeat&) override {
+    return attend_stick(task, params, block, &rows);
+  }
+  bool gains_by_attend_last() const override { return is_hopper_; }
 
   void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
     block.first_query = sample.query_run.begin;
@@ -175,7 +164,11 @@ class CudaKernels final : public Kernels {
     return open == 0;
   }
 
-  bool all_done(const StickBlock& block) const override { return open_rows(block) == 0; }
+  bool all_done(const StickBlock& block) const override {
+    std::uint32_t open = 0;
+    if (rows_of(block.shape) > 0) memory_.copy_out(&open, block.done.data(), sizeof open);
+    return open == 0;
+  }
 
   void join(LseBlock& near, const LseBlock& far) const override {
     if (rows_of(near.shape) > 0) portable::join_softmax(partial_of(near), partial_of(far), stream_.get());
@@ -252,16 +245,19 @@ class CudaKernels final : public Kernels {
   }
 
   /// A launch with counters of its own, which counted() is to be called for.
-  DeviceAttend launch_of(const AttendTask& task, const DevicePartial& partial) {
+  template <typename Block>
+  DeviceAttend launch_of(const AttendTask& task, Block& block) {
     DeviceAttend launch;
     launch.task = task;
-    launch.partial = partial;
-    launch.starts = false;
+    launch.partial = unwritten_partial_of(block);
+    launch.starts = take_identity(block);
     launch.workspace = counters_.next_workspace();
     return launch;
   }
   /// Nothing yet: settle() tells.
-  AttendStats counted(const AttendTask& task, std::int64_t rows_a_tile, std::int64_t keys_a_tile, bool exits_early) {
+  AttendStats counted(const AttendTask& task, bool by_hopper, bool exits_early) {
+    const std::int64_t rows_a_tile = by_hopper ? query_tile(task.q.shape[3]) : portable::kQueryTile;
+    const std::int64_t keys_a_tile = by_hopper ? key_tile(task.q.shape[3]) : portable::kKeyTile;
     counters_.add(task, rows_a_tile, keys_a_tile, exits_early);
     return {};
   }
@@ -290,33 +286,46 @@ class CudaKernels final : public Kernels {
     return search;
   }
 
+  /// True where the kernels of attend.hpp write finished rows themselves, which `launch` then asks for.
+  static bool finishes(const AttendTask& task, const FinishTask* rows, DeviceAttend& launch) {
+    launch.finishes = rows != nullptr && rows->o.type == task.q.type && rows->o.shape[3] == task.q.shape[3] &&
+                      tma_readable(rows->o) && rows->kept_mass.data == nullptr;
+    if (launch.finishes) launch.finish = {rows->o, rows->statistic};
+    return launch.finishes;
+  }
+
+  template <typename Params, typename Block>
+  AttendStats only_finish(const FinishTask* rows, const Params& params, const Block& block) const {
+    if (rows != nullptr) finish(*rows, params, block);
+    return {};
+  }
+
+  /// `rows`: null, or the keys are the last and the block's rows go there.
   template <typename Params>
-  AttendStats attend_dense(const AttendTask& task, const Params& params, LseBlock& block, bool by_hopper) {
-    if (is_empty(task)) return {};
-    DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
-    launch.starts = take_identity(block);
+  AttendStats attend_dense(const AttendTask& task, const Params& params, LseBlock& block, const FinishTask* rows) {
+    if (is_empty(task)) return only_finish(rows, params, block);
+    DeviceAttend launch = launch_of(task, block);
     const Buffer deltas = on_device(task.max_deltas);
     launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
+    const bool by_hopper = takes_hopper(task);
     if (by_hopper) {
+      if (finishes(task, rows, launch)) rows = nullptr;
       cuda::attend(launch, params, stream_.get());
-      return counted(task, query_tile(task.q.shape[3]), key_tile(task.q.shape[3]), false);
+    } else {
+      portable::attend(launch, params, stream_.get());
     }
-    portable::attend(launch, params, stream_.get());
-    return counted(task, portable::kQueryTile, portable::kKeyTile, false);
+    if (rows != nullptr) finish_lse(*rows, block);
+    return counted(task, by_hopper, false);
   }
+  AttendStats attend_chosen(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, const FinishTask* rows);
+  AttendStats attend_stick(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                           const FinishTask* rows);
 
   void finish_lse(const FinishTask& task, const LseBlock& block) const {
-    if (rows_of(block.shape) > 0) {
-      const bool wants_mass = task.kept_mass.data != nullptr;
-      const DevicePartial all = wants_mass ? partial_of(*task.all) : DevicePartial{};
-      portable::finish_softmax(task, partial_of(block), wants_mass ? &all : nullptr, stream_.get());
-    }
-  }
-
-  std::uint32_t open_rows(const StickBlock& block) const {
-    std::uint32_t open = 0;
-    if (rows_of(block.shape) > 0) memory_.copy_out(&open, block.done.data(), sizeof open);
-    return open;
+    if (rows_of(block.shape) == 0) return;
+    const bool wants_mass = task.kept_mass.data != nullptr;
+    const DevicePartial all = wants_mass ? partial_of(*task.all) : DevicePartial{};
+    portable::finish_softmax(task, partial_of(block), wants_mass ? &all : nullptr, stream_.get());
   }
 
   bool is_hopper_;
@@ -329,23 +338,38 @@ class CudaKernels final : public Kernels {
   AttendCounters counters_;
 };
 
-AttendStats CudaKernels::attend(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
-                                Heartbeat&) {
-  if (is_empty(task)) return {};
-  DeviceAttend launch = launch_of(task, unwritten_partial_of(block));
-  launch.starts = take_identity(block);
+AttendStats CudaKernels::attend_chosen(const AttendTask& task, const TopkBlock& chosen, LseBlock& block,
+                                       const FinishTask* rows) {
+  if (is_empty(task)) return only_finish(rows, SoftmaxParams{}, block);
+  DeviceAttend launch = launch_of(task, block);
+  const bool by_hopper = searches_hopper(task, chosen);
+  if (by_hopper) {
+    if (finishes(task, rows, launch)) rows = nullptr;
+    cuda::attend(launch, search_of(chosen), stream_.get());
+  } else {
+    portable::attend(launch, search_of(chosen), stream_.get());
+  }
+  if (rows != nullptr) finish_lse(*rows, block);
+  return counted(task, by_hopper, false);
+}
+
+AttendStats CudaKernels::attend_stick(const AttendTask& task, const StickBreakingParams& params, StickBlock& block,
+                                      const FinishTask* rows) {
+  if (is_empty(task)) return only_finish(rows, params, block);
+  DeviceAttend launch = launch_of(task, block);
+  const bool counts_open = params.epsilon > 0.0 && rows == nullptr;
   const bool by_hopper = takes_hopper(task);
   if (by_hopper) {
+    if (params.remainder == RemainderPolicy::kDrop && finishes(task, rows, launch)) rows = nullptr;
     cuda::attend(launch, params, stream_.get());
   } else {
     portable::attend(launch, params, stream_.get());
   }
-  if (params.epsilon > 0.0) {
+  if (rows != nullptr) finish(*rows, params, block);
+  if (counts_open) {
     portable::count_open_rows(launch.partial, params.epsilon, block.done.as<std::uint32_t>(), stream_.get());
   }
-  const std::int64_t rows_a_tile = by_hopper ? query_tile(task.q.shape[3]) : portable::kQueryTile;
-  const std::int64_t keys_a_tile = by_hopper ? key_tile(task.q.shape[3]) : portable::kKeyTile;
-  return counted(task, rows_a_tile, keys_a_tile, params.epsilon > 0.0);
+  return counted(task, by_hopper, params.epsilon > 0.0);
 }
 
 }  // namespace

@@ -53,11 +53,10 @@ AttendTask without_values(AttendTask task) {
   return task;
 }
 
-/// Finishes a block into the result.
-template <typename Params, typename Block>
-void finish_with(Kernels& kernels, const AttentionCase& problem, const Activations& activations,
-                 const std::vector<HeadSlot>& slots, const Params& params, const Block& block, const LseBlock* all,
-                 Result& result) {
+/// What write(FinishTask) writes becomes the result's.
+template <typename Write>
+void finish_with(const AttentionCase& problem, const Activations& activations, const std::vector<HeadSlot>& slots,
+                 const LseBlock* all, Result& result, Write&& write) {
   const TokenRun queries = queries_of(problem);
   const Shape4 shape{problem.batch, queries.size(), problem.num_heads, problem.v_dim};
   const Shape4 statistic_shape{problem.batch, queries.size(), problem.num_heads, 1};
@@ -77,7 +76,7 @@ void finish_with(Kernels& kernels, const AttentionCase& problem, const Activatio
   task.slots = slots;
   task.v_own = activations.v().tokens(queries.begin, queries.size());
   task.remainder_value = activations.remainder_value();
-  kernels.finish(task, params, block);
+  write(std::as_const(task));
   convert_elements(o.data(), problem.output_type, result.o.data(), ElementType::kFloat32, count);
 }
 
@@ -129,15 +128,20 @@ Result run_with(Kernels& kernels, const AttentionCase& problem, const Activation
   shape.v_dim = problem.v_dim;
   kernels.make(out, shape, nullptr);
   for (AttendTask& task : tasks) {
-    if (is_topk) {
-      result.stats += kernels.attend(task, chosen, out, heartbeat);
-      continue;
-    }
+    if (is_topk) continue;
     kernels.attend(without_values(task), SoftmaxParams{}, all, heartbeat);
     task.max_deltas = deltas;
-    result.stats += kernels.attend(task, SoftmaxParams{}, out, heartbeat);
   }
-  finish_with(kernels, problem, activations, slots, SoftmaxParams{}, out, &all, result);
+  const auto meet = [&](const auto& by) {
+    const std::size_t apart = tasks.size() - (problem.ends_at_once ? 1 : 0);
+    for (std::size_t i = 0; i < apart; ++i) result.stats += kernels.attend(tasks[i], by, out, heartbeat);
+    const bool wants_mass = !problem.ends_at_once || problem.seq_len % 2 == 0;  // without it, too
+    finish_with(problem, activations, slots, wants_mass ? &all : nullptr, result, [&](const FinishTask& rows) {
+      if (!problem.ends_at_once) return kernels.finish(rows, SoftmaxParams{}, out);
+      result.stats += kernels.attend_last(tasks.back(), rows, by, out, heartbeat);
+    });
+  };
+  is_topk ? meet(chosen) : meet(SoftmaxParams{});
   return result;
 }
 
@@ -152,12 +156,18 @@ Result run_with(Kernels& kernels, const AttentionCase& problem, const Activation
   kernels.make(block, {problem.batch, queries.size(), static_cast<std::int64_t>(slots.size()), problem.v_dim}, nullptr);
   Heartbeat heartbeat;
   Result result;
-  for (const AttendStep& step : steps) {
-    result.stats += kernels.attend(task_of(problem, activations, slots, step), params, block, heartbeat);
+  const auto task_at = [&](const AttendStep& step) { return task_of(problem, activations, slots, step); };
+  const std::size_t apart = steps.size() - (problem.ends_at_once ? 1 : 0);
+  for (std::size_t i = 0; i < apart; ++i) {
+    result.stats += kernels.attend(task_at(steps[i]), params, block, heartbeat);
   }
-  if constexpr (std::is_same_v<Params, StickBreakingParams>) result.all_done = kernels.all_done(block);
-
-  finish_with(kernels, problem, activations, slots, params, block, nullptr, result);
+  if constexpr (std::is_same_v<Params, StickBreakingParams>) {
+    if (!problem.ends_at_once) result.all_done = kernels.all_done(block);
+  }
+  finish_with(problem, activations, slots, nullptr, result, [&](const FinishTask& rows) {
+    if (!problem.ends_at_once) return kernels.finish(rows, params, block);
+    result.stats += kernels.attend_last(task_at(steps.back()), rows, params, block, heartbeat);
+  });
   return result;
 }
 

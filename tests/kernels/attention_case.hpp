@@ -32,6 +32,7 @@ struct AttentionCase {
   std::int64_t key_block = 128;
   TokenRun queries{-1, -1};       ///< negative: all
   std::vector<AttendStep> steps;  ///< empty: all keys at once
+  bool ends_at_once = false;      ///< the last step by attend_last(), not by attend() and finish()
   std::int64_t row_padding = 0;   ///< elements between rows that belong to nobody
   /// q and k, and v, at (token, element); random normal where not given.
   std::function<float(std::int64_t, std::int64_t)> q, k, v;
@@ -70,7 +71,7 @@ struct Result {
   std::vector<float> o;          ///< [batch, rows, heads, v_dim]; NaN where nothing was written
   std::vector<float> statistic;  ///< [batch, rows, heads]
   AttendStats stats;
-  bool all_done = false;         ///< stick-breaking
+  bool all_done = false;         ///< stick-breaking; false where the rows were finished at once
   std::vector<float> kept_mass;  ///< [batch, rows, heads]; sparse
   int search_rounds = 0;         ///< top-k
 };

@@ -50,6 +50,23 @@ class ForwardingKernels : public Kernels {
                      Heartbeat& heartbeat) override {
     return inner_->attend(task, params, block, heartbeat);
   }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const SoftmaxParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return inner_->attend_last(task, rows, params, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const CogParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return inner_->attend_last(task, rows, params, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const TopkBlock& chosen, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return inner_->attend_last(task, rows, chosen, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const StickBreakingParams& params,
+                          StickBlock& block, Heartbeat& heartbeat) override {
+    return inner_->attend_last(task, rows, params, block, heartbeat);
+  }
+  bool gains_by_attend_last() const override { return inner_->gains_by_attend_last(); }
   void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
     inner_->start_search(sample, keys_kept, block);
   }

@@ -115,6 +115,22 @@ class StagedKernels final : public ForwardingKernels {
     const AttendStats stats = inner().attend(staged.task(task), params, block, heartbeat);
     return settled(stats, heartbeat);
   }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const SoftmaxParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return attend_last_staged(task, rows, params, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const CogParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return attend_last_staged(task, rows, params, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const TopkBlock& chosen, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return attend_last_staged(task, rows, chosen, block, heartbeat);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const StickBreakingParams& params,
+                          StickBlock& block, Heartbeat& heartbeat) override {
+    return attend_last_staged(task, rows, params, block, heartbeat);
+  }
   void start_search(const AttendTask& sample, std::span<const std::int64_t> keys_kept, TopkBlock& block) override {
     Staged staged(inner().memory());
     inner().start_search(staged.task(sample), keys_kept, block);
@@ -138,16 +154,31 @@ class StagedKernels final : public ForwardingKernels {
   }
 
  private:
-  template <typename Params, typename Block>
-  void finish_staged(FinishTask task, const Params& params, const Block& block) const {
-    Staged inputs(inner().memory()), outputs(inner().memory());
+  static FinishTask staged_rows(FinishTask task, Staged& inputs, Staged& outputs) {
     task.v_own = inputs.view(task.v_own);
     task.remainder_value = inputs.view(task.remainder_value);
     task.o = outputs.view(task.o);
     task.statistic = outputs.statistic(task.statistic);
     task.kept_mass = outputs.statistic(task.kept_mass);
-    inner().finish(task, params, block);
+    return task;
+  }
+
+  template <typename Params, typename Block>
+  void finish_staged(const FinishTask& task, const Params& params, const Block& block) const {
+    Staged inputs(inner().memory()), outputs(inner().memory());
+    inner().finish(staged_rows(task, inputs, outputs), params, block);
     outputs.bring_back();
+  }
+
+  template <typename Params, typename Block>
+  AttendStats attend_last_staged(const AttendTask& task, const FinishTask& rows, const Params& params, Block& block,
+                                 Heartbeat& heartbeat) {
+    Staged inputs(inner().memory()), outputs(inner().memory());
+    const AttendStats stats =
+        inner().attend_last(inputs.task(task), staged_rows(rows, inputs, outputs), params, block, heartbeat);
+    const AttendStats all = settled(stats, heartbeat);
+    outputs.bring_back();
+    return all;
   }
 
   StagedLinear linear_;
