@@ -37,7 +37,10 @@ class RingPass {
     choose_near();
     add_rows();
     for (const RingStep& step : schedule_) {
-      for (const RingPart& part : step.parts) pairs_ahead_ += pairs_of(step, part);
+      for (const RingPart& part : step.parts) {
+        pairs_ahead_ += pairs_of(step, part);
+        for (Rows& rows : rows_) rows.parts_ahead += rows.layout_chunk == part.query_chunk ? 1 : 0;
+      }
     }
     const TokenRun context = task.context_positions({first_context_key(), task.context_tokens()});
     for (const Chunk& chunk : task.layout->chunks(rank_)) {
@@ -46,12 +49,11 @@ class RingPass {
   }
 
   RingPassResult run() {
-    const bool reads_context = first_context_key() < task_.context_tokens();
     // The nearest block may be fetched while the ring computes.
-    if (reads_context)
+    if (reads_context())
       timed(result_.context_seconds, SpanKind::kWait, [&] { task_.context->begin(first_context_key(), true); });
     go_round();
-    if (reads_context) meet_context();
+    if (reads_context()) meet_context();
     result_.exposed_seconds += heartbeat_.seconds();
     result_.compute_seconds -= heartbeat_.seconds();
     finish();
@@ -69,8 +71,10 @@ class RingPass {
   struct Rows {
     Chunk chunk;
     int layout_chunk = 0;
+    std::size_t parts_ahead = 0;  ///< of the schedule's, that meet these
     OrderedFold<Block> fold;
-    bool is_done = false;  ///< no farther key can change any of them
+    bool is_done = false;      ///< no farther key can change any of them
+    bool is_finished = false;  ///< with their last keys
   };
 
   void choose_near() {
@@ -89,18 +93,18 @@ class RingPass {
     for (std::size_t index = 0; index < chunks.size(); ++index) {
       const Chunk& whole = chunks[index];
       const std::int64_t front = near_.tokens() < whole.run.size() ? near_.tokens() : 0;
-      if (front > 0)
-        rows_.push_back({{{whole.run.begin, whole.run.begin + front}, whole.rank, whole.local_begin},
-                         static_cast<int>(index),
-                         {},
-                         false});
-      rows_.push_back({{{whole.run.begin + front, whole.run.end}, whole.rank, whole.local_begin + front},
-                       static_cast<int>(index),
-                       {},
-                       false});
+      if (front > 0) add_run({{whole.run.begin, whole.run.begin + front}, whole.rank, whole.local_begin}, index);
+      add_run({{whole.run.begin + front, whole.run.end}, whole.rank, whole.local_begin + front}, index);
     }
   }
 
+  void add_run(const Chunk& chunk, std::size_t layout_chunk) {
+    Rows& rows = rows_.emplace_back();
+    rows.chunk = chunk;
+    rows.layout_chunk = static_cast<int>(layout_chunk);
+  }
+
+  bool reads_context() const { return first_context_key() < task_.context_tokens(); }
   std::int64_t first_context_key() const { return ringscan::first_context_key(task_, band_.max_delta); }
 
   bool has_early_exit() const {
@@ -250,37 +254,17 @@ class RingPass {
     return [this](Block& near, const Block& far) { kernels_.join(near, far); };
   }
 
-  /// Parts of a step that one walk can meet: those of a run of queries whose far keys all its rows see may lie anywhere
-  /// that they all see. Sums in any order and kernels that take gaps permit that.
-  KeyRun walk_from(const RingStep& step, std::size_t first, std::size_t& parts) const {
-    const RingPart& near = step.parts[first];
-    KeyRun keys = keys_of(task_, step, near);
-    parts = 1;
-    if (kOrdered || !kernels_.takes_gaps() || first + 1 == step.parts.size()) return keys;
-    const RingPart& far = step.parts[first + 1];
-    if (far.query_chunk != near.query_chunk) return keys;
-    const KeyRun beyond = keys_of(task_, step, far);
-    const TokenRun& queries = query_chunk(near).run;
-    const TokenRun moved{keys.run.begin - beyond.run.size(), keys.run.begin};
-    const bool adjoin = beyond.local_begin + beyond.run.size() == keys.local_begin;
-    if (!adjoin || !all_pairs(far.band, queries, beyond.run) || !all_pairs(far.band, queries, moved)) return keys;
-    parts = 2;
-    return {{moved.begin, keys.run.end}, beyond.local_begin};
-  }
-
   /// Returns how many parts of the step, from `first` on, it has met.
   std::size_t attend(const KeysInHand& hand, const RingStep& step, std::size_t first) {
     std::size_t parts = 1;
-    KeyRun keys = walk_from(step, first, parts);
+    KeyRun keys = walk_from(task_, rank_, step, first, !kOrdered && kernels_.takes_gaps(), parts);
     if (step.kv_rank == near_of_rank_) keys.run.end = std::max(keys.run.begin, near_.run(step.kv_rank).begin);
-    attend_keys(hand, step.parts[first], keys);
-    return parts;
-  }
-
-  void attend_keys(const KeysInHand& hand, const RingPart& part, const KeyRun& keys) {
     for (Rows& rows : rows_) {
-      if (rows.layout_chunk == part.query_chunk) attend_rows(hand, part, keys, rows);
+      if (rows.layout_chunk != step.parts[first].query_chunk) continue;
+      rows.parts_ahead -= parts;
+      attend_rows(hand, step.parts[first], keys, rows);
     }
+    return parts;
   }
 
   void attend_rows(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, Rows& rows) {
@@ -303,10 +287,22 @@ class RingPass {
     }
   }
 
+  /// True where these keys are the rows' last, and all others are in the block that these are added to.
+  bool are_last(const KeyRun& keys, Rows& rows) const {
+    if (rows.parts_ahead > 0 || reads_context() || !kernels_.gains_by_attend_last()) return false;
+    const std::size_t others = rows.fold.parts().size();
+    return !kOrdered || others == 0 || (others == 1 && rows.fold.nearer_neighbour(keys.run) != nullptr);
+  }
+
   /// Walks the keys near first, piece by piece.
-  void attend_run(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, const Rows& rows, Block& block) {
-    for_each_piece(task_, hand, part.band, keys, rows.chunk, [&](const AttendTask& task) {
-      attend_task(task, block);
+  void attend_run(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, Rows& rows, Block& block) {
+    const bool are_last_keys = are_last(keys, rows);
+    for_each_piece(task_, hand, part.band, keys, rows.chunk, [&](const AttendTask& task, bool is_last_piece) {
+      if (are_last_keys && is_last_piece) {
+        attend_last(task, rows, block);
+      } else {
+        attend_task(task, block);
+      }
       count_progress(count_pairs(part.band, task.query_run, task.key_run));
     });
   }
@@ -314,6 +310,13 @@ class RingPass {
   void attend_task(const AttendTask& task, Block& block) {
     result_.stats += traced(timed(result_.compute_seconds, SpanKind::kCompute,
                                   [&] { return kernels_.attend(task, params_, block, heartbeat_); }));
+  }
+
+  void attend_last(const AttendTask& task, Rows& rows, Block& block) {
+    result_.stats += traced(timed(result_.compute_seconds, SpanKind::kCompute, [&] {
+      return kernels_.attend_last(task, finish_task(task_, rows.chunk), params_, block, heartbeat_);
+    }));
+    rows.is_done = rows.is_finished = true;
   }
 
   void count_progress(std::int64_t pairs) {
@@ -340,23 +343,12 @@ class RingPass {
   void finish() {
     const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
     for (Rows& rows : rows_) {
-      const Chunk& chunk = rows.chunk;
-      if (chunk.run.empty()) continue;
+      if (rows.chunk.run.empty() || rows.is_finished) continue;
       // Where the ring ended early several parts may be left; then no row needs what lies behind the nearest.
       auto& parts = rows.fold.parts();
-      Block block = parts.empty() ? new_block(chunk) : std::move(parts.back().partial);
+      Block block = parts.empty() ? new_block(rows.chunk) : std::move(parts.back().partial);
       parts.clear();
-      FinishTask task;
-      task.o = task_.o.tokens(chunk.local_begin, chunk.run.size());
-      if (task_.statistic.data != nullptr) {
-        task.statistic = task_.statistic;
-        task.statistic.data = task_.statistic.row(0, chunk.local_begin, 0);
-        task.statistic.shape[1] = chunk.run.size();
-      }
-      task.slots = task_.slots;
-      task.v_own = task_.v.tokens(chunk.local_begin, chunk.run.size());
-      task.remainder_value = task_.remainder_value;
-      kernels_.finish(task, params_, block);
+      kernels_.finish(finish_task(task_, rows.chunk), params_, block);
     }
   }
 

@@ -116,7 +116,46 @@ inline KeyRun keys_of(const RingPassTask& pass, const RingStep& step, const Ring
   return {keys.run, keys.local_begin};
 }
 
-/// Calls attend(AttendTask) for the keys near first, piece by piece.
+/// Parts of a step, from `first` on, that one walk can meet, and how many they are: those of a run of queries whose far
+/// keys all its rows see may lie anywhere that they all see. `takes_gaps`: sums in any order and kernels that take gaps
+/// permit that.
+inline KeyRun walk_from(const RingPassTask& pass, int rank, const RingStep& step, std::size_t first, bool takes_gaps,
+                        std::size_t& parts) {
+  const RingPart& near = step.parts[first];
+  KeyRun keys = keys_of(pass, step, near);
+  parts = 1;
+  if (!takes_gaps || first + 1 == step.parts.size()) return keys;
+  const RingPart& far = step.parts[first + 1];
+  if (far.query_chunk != near.query_chunk) return keys;
+  const KeyRun beyond = keys_of(pass, step, far);
+  const TokenRun& queries = pass.layout->chunks(rank)[static_cast<std::size_t>(near.query_chunk)].run;
+  const TokenRun moved{keys.run.begin - beyond.run.size(), keys.run.begin};
+  const bool adjoin = beyond.local_begin + beyond.run.size() == keys.local_begin;
+  if (!adjoin || !all_pairs(far.band, queries, beyond.run) || !all_pairs(far.band, queries, moved)) return keys;
+  parts = 2;
+  return {{moved.begin, keys.run.end}, beyond.local_begin};
+}
+
+/// A run of queries' part of what there is one of a row and head, if it is wanted.
+inline TensorView<float> part_of(TensorView<float> whole, const Chunk& queries) {
+  if (whole.data == nullptr) return whole;
+  whole.data = whole.row(0, queries.local_begin, 0);
+  whole.shape[1] = queries.run.size();
+  return whole;
+}
+
+/// What becomes of a run of queries; the kept mass apart.
+inline FinishTask finish_task(const RingPassTask& pass, const Chunk& queries) {
+  FinishTask task;
+  task.o = pass.o.tokens(queries.local_begin, queries.run.size());
+  task.statistic = part_of(pass.statistic, queries);
+  task.slots = pass.slots;
+  task.v_own = pass.v.tokens(queries.local_begin, queries.run.size());
+  task.remainder_value = pass.remainder_value;
+  return task;
+}
+
+/// Calls attend(AttendTask, whether it is the last) for the keys near first, piece by piece.
 template <typename Attend>
 void for_each_piece(const RingPassTask& pass, const KeysInHand& hand, const Band& band, const KeyRun& keys,
                     const Chunk& queries, Attend&& attend) {
@@ -133,7 +172,7 @@ void for_each_piece(const RingPassTask& pass, const KeysInHand& hand, const Band
     const std::int64_t first_local = keys.local_begin + begin - keys.run.begin;
     task.k = hand.k.tokens(first_local, end - begin);
     task.v = hand.v.tokens(first_local, end - begin);
-    attend(std::as_const(task));
+    attend(std::as_const(task), begin == keys.run.begin);
     end = begin;
   }
 }

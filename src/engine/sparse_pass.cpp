@@ -76,6 +76,8 @@ class SparsePass {
     TopkBlock search;
     LseBlock all;  ///< weights of all keys, where the kept mass is wanted
     LseBlock out;
+    std::size_t parts_ahead = 0;  ///< of the journey, that meet these
+    bool is_finished = false;     ///< with their last keys
   };
 
   bool is_window() const { return params_.select == SparseSelect::kWindow; }
@@ -93,6 +95,8 @@ class SparsePass {
     return rows;
   }
 
+  Rows& rows_of(const RingPart& part) { return rows_[static_cast<std::size_t>(part.query_chunk)]; }
+
   PartialShape shape_of(const Rows& rows, std::int64_t v_dim) const {
     return {task_.q.shape[0], rows.chunk->run.size(), static_cast<std::int64_t>(task_.slots.size()), v_dim};
   }
@@ -104,7 +108,7 @@ class SparsePass {
   };
 
   /// The keys (and values, unless `v` has none) go round once, and behind them the context's come by; visit(rows,
-  /// attend task) meets each piece.
+  /// attend task, whether these are the rows' last keys) meets each piece.
   template <typename Visit>
   void travel(const RingSchedule& schedule, const AnyView& v, const ContextWalk& walk, Visit&& visit) {
     const std::int64_t walked = task_.context_tokens() - walk.first_needed;
@@ -115,7 +119,7 @@ class SparsePass {
       timed(result_.context_seconds, SpanKind::kWait,
             [&] { task_.context->begin(walk.first_needed, walk.with_values); });
     }
-    go_round(schedule, v, visit);
+    go_round(schedule, v, !reads_context, visit);
     if (reads_context) meet_context(walked, v.shape[3], visit);
     ++journeys_behind_;
   }
@@ -132,7 +136,7 @@ class SparsePass {
       for (Rows& rows : rows_) {
         const AttendTask task = context_task(task_, *block, heads_.slots, *rows.chunk, band_);
         const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-        visit(rows, task);
+        visit(rows, task, false);  // not known
       }
       const auto behind = static_cast<double>(task_.context_tokens() - block->run.begin);
       show_progress(ring_share_ + (1.0 - ring_share_) * behind / static_cast<double>(walked));
@@ -141,22 +145,26 @@ class SparsePass {
   }
 
   template <typename Visit>
-  void go_round(const RingSchedule& schedule, const AnyView& v, Visit&& visit) {
+  void go_round(const RingSchedule& schedule, const AnyView& v, bool ends_here, Visit&& visit) {
     KvRing ring = timed(result_.finish_seconds, SpanKind::kFinish, [&] {
       return KvRing(*task_.layout, schedule, task_.k, v, task_.slots, kernels_.memory(), transport_, ledger_);
     });
     MovingKeys moving(ring, transport_, kernels_, heartbeat_, result_);
     std::size_t parts_ahead = 0;
-    for (const RingStep& step : schedule) parts_ahead += step.parts.size();
+    for (const RingStep& step : schedule) {
+      parts_ahead += step.parts.size();
+      for (const RingPart& part : step.parts) ++rows_of(part).parts_ahead;
+    }
     std::size_t parts_behind = 0;
     for (const RingStep& step : schedule) {
       moving.start(step);
       for (const RingPart& part : step.parts) {
-        Rows& rows = rows_[static_cast<std::size_t>(part.query_chunk)];
+        Rows& rows = rows_of(part);
+        const bool is_last_part = --rows.parts_ahead == 0 && ends_here;
         for_each_piece(task_, ring.in_hand(step), part.band, keys_of(task_, step, part), *rows.chunk,
-                       [&](const AttendTask& task) {
+                       [&](const AttendTask& task, bool is_last_piece) {
                          const AddSeconds adder(result_.compute_seconds, SpanKind::kCompute);
-                         visit(rows, task);
+                         visit(rows, task, is_last_part && is_last_piece);
                        });
         show_progress(ring_share_ * static_cast<double>(++parts_behind) / static_cast<double>(parts_ahead));
       }
@@ -173,8 +181,9 @@ class SparsePass {
 
   void add_all_weights(const RingSchedule& whole) {
     // The values of the context are looked at for their norms.
-    travel(whole, without_values(task_.v), {0, true},
-           [&](Rows& rows, const AttendTask& task) { kernels_.attend(task, SoftmaxParams{}, rows.all, heartbeat_); });
+    travel(whole, without_values(task_.v), {0, true}, [&](Rows& rows, const AttendTask& task, bool) {
+      kernels_.attend(task, SoftmaxParams{}, rows.all, heartbeat_);
+    });
   }
 
   /// Rounds of counting until every row of every rank is exact.
@@ -184,7 +193,7 @@ class SparsePass {
     bool is_first = true;
     std::int64_t open = 1;
     while (open > 0) {
-      travel(whole, no_values, {0, false}, [&](Rows& rows, const AttendTask& task) {
+      travel(whole, no_values, {0, false}, [&](Rows& rows, const AttendTask& task, bool) {
         if (is_first && task_.wants_kept_mass) {
           kernels_.count_and_add(task, rows.search, rows.all, heartbeat_);
         } else {
@@ -222,34 +231,33 @@ class SparsePass {
   void attend(const RingSchedule& schedule, std::int64_t first_of_context) {
     journeys_behind_ = std::max(journeys_behind_, journeys_ - 1);
     for (Rows& rows : rows_) kernels_.make(rows.out, shape_of(rows, task_.v.shape[3]), ledger_);
-    travel(schedule, task_.v, {first_of_context, true}, [&](Rows& rows, const AttendTask& given) {
-      if (is_window()) {
-        AttendTask task = given;
-        task.max_deltas = rows.deltas;
-        result_.stats += traced(kernels_.attend(task, SoftmaxParams{}, rows.out, heartbeat_));
-      } else {
-        result_.stats += traced(kernels_.attend(given, rows.search, rows.out, heartbeat_));
-      }
+    travel(schedule, task_.v, {first_of_context, true}, [&](Rows& rows, const AttendTask& given, bool is_last) {
+      AttendTask task = given;
+      if (is_window()) task.max_deltas = rows.deltas;
+      result_.stats += traced(attend_keys(task, rows, is_last && kernels_.gains_by_attend_last()));
     });
+  }
+
+  AttendStats attend_keys(const AttendTask& task, Rows& rows, bool are_last) {
+    const auto attend_by = [&](const auto& params) {
+      return are_last ? kernels_.attend_last(task, finish_task_of(rows), params, rows.out, heartbeat_)
+                      : kernels_.attend(task, params, rows.out, heartbeat_);
+    };
+    rows.is_finished = are_last;
+    return is_window() ? attend_by(SoftmaxParams{}) : attend_by(rows.search);
+  }
+
+  FinishTask finish_task_of(const Rows& rows) const {
+    FinishTask task = finish_task(task_, *rows.chunk);
+    task.kept_mass = part_of(task_.kept_mass, *rows.chunk);
+    task.all = &rows.all;
+    return task;
   }
 
   void finish(Rows& rows) {
     const AddSeconds adder(result_.finish_seconds, SpanKind::kFinish);
-    const Chunk& chunk = *rows.chunk;
-    if (chunk.run.empty()) return;
-    const auto part_of = [&](const TensorView<float>& whole) {
-      TensorView<float> part = whole;
-      if (whole.data != nullptr) part.data = whole.row(0, chunk.local_begin, 0);
-      part.shape[1] = chunk.run.size();
-      return part;
-    };
-    FinishTask task;
-    task.o = task_.o.tokens(chunk.local_begin, chunk.run.size());
-    task.statistic = part_of(task_.statistic);
-    task.kept_mass = part_of(task_.kept_mass);
-    task.all = &rows.all;
-    task.slots = task_.slots;
-    kernels_.finish(task, SoftmaxParams{}, rows.out);
+    if (rows.chunk->run.empty() || rows.is_finished) return;
+    kernels_.finish(finish_task_of(rows), SoftmaxParams{}, rows.out);
   }
 
   /// Collective where the mass is wanted: a head's largest ||v|| is over all its keys.

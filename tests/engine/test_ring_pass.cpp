@@ -10,6 +10,7 @@
 #include "tests/comm/worlds.hpp"
 #include "tests/support/attention_problem.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/forwarding_kernels.hpp"
 
 using namespace ringscan;
 using namespace ringscan::testing;
@@ -56,16 +57,65 @@ double tolerance_of(const Mechanism& mechanism, const AttentionProblem& problem)
   return (1e-5 + (params != nullptr ? params->epsilon : 0.0)) * std::max(1.0, max_abs(problem.v));
 }
 
-/// Runs over all worlds, both layouts and several alignments.
+/// A backend that gains by finishing rows with their last keys, which makes no use of a block afterwards.
+class AtOnceKernels final : public ringscan::test::ForwardingKernels {
+ public:
+  AtOnceKernels() : ForwardingKernels(make_cpu_kernels()) {}
+
+  bool gains_by_attend_last() const override { return true; }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const SoftmaxParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return spoiled(inner().attend_last(task, rows, params, block, heartbeat), block);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const CogParams& params, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return spoiled(inner().attend_last(task, rows, params, block, heartbeat), block);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const TopkBlock& chosen, LseBlock& block,
+                          Heartbeat& heartbeat) override {
+    return spoiled(inner().attend_last(task, rows, chosen, block, heartbeat), block);
+  }
+  AttendStats attend_last(const AttendTask& task, const FinishTask& rows, const StickBreakingParams& params,
+                          StickBlock& block, Heartbeat& heartbeat) override {
+    return spoiled(inner().attend_last(task, rows, params, block, heartbeat), block);
+  }
+  void finish(const FinishTask& task, const SoftmaxParams& params, const LseBlock& block) const override {
+    ++finishes_;
+    ForwardingKernels::finish(task, params, block);
+  }
+  void finish(const FinishTask& task, const CogParams& params, const LseBlock& block) const override {
+    ++finishes_;
+    ForwardingKernels::finish(task, params, block);
+  }
+  void finish(const FinishTask& task, const StickBreakingParams& params, const StickBlock& block) const override {
+    ++finishes_;
+    ForwardingKernels::finish(task, params, block);
+  }
+  /// Runs of rows that were not finished with their last keys.
+  int finishes() const { return finishes_; }
+
+ private:
+  template <typename Block>
+  static AttendStats spoiled(const AttendStats& stats, Block& block) {
+    block = {};
+    return stats;
+  }
+
+  mutable int finishes_ = 0;
+};
+
+/// Runs over all worlds, both layouts and several alignments, on one of them as on a backend that finishes at once.
 void check_everywhere(const AttentionProblem& problem, const Mechanism& mechanism) {
   const AttentionResult exact = exact_result(problem, mechanism);
   const double tolerance = tolerance_of(mechanism, problem);
   for_each_world([&](Transport& transport) {
     const auto kernels = make_cpu_kernels();
+    AtOnceKernels at_once;
     for (const LayoutKind kind : {LayoutKind::kContiguous, LayoutKind::kZigzag}) {
       for (const std::int64_t tile : {1, 16, 64}) {
         const SequenceLayout layout(kind, problem.seq_len, transport.world_size(), tile);
-        const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+        Kernels& used = tile == 16 ? static_cast<Kernels&>(at_once) : *kernels;
+        const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, used);
         expect(transport, max_abs_difference(run.whole.o, exact.o) <= tolerance + exact.slack * max_abs(problem.v));
         expect(transport, max_abs_difference(run.whole.kept_mass, exact.kept_mass) <= 1e-5);
         expect(transport, max_abs_difference(run.whole.statistic, exact.statistic) <= 2.0 * tolerance);
@@ -136,6 +186,28 @@ TEST_CASE("a contiguous layout on the global grid gives the same bits for any nu
     };
     for_each_world(has_same_bits);
     for (const int world_size : {5, 8}) run_ranks(world_size, has_same_bits);
+  }
+  SUCCEED();
+}
+
+TEST_CASE("rows are finished with their last keys, where a backend gains by that") {
+  const AttentionProblem problem = make_problem(1000, 2, 1, 16, 16);
+  for (const LayoutKind kind : {LayoutKind::kContiguous, LayoutKind::kZigzag}) {
+    for (const Mechanism& mechanism : all_mechanisms()) {
+      for_each_world([&](Transport& transport) {
+        const SequenceLayout layout(kind, problem.seq_len, transport.world_size(), 64);
+        const auto kernels = make_cpu_kernels();
+        AtOnceKernels at_once;
+        const RankRun apart = run_over_ranks(problem, mechanism, layout, 64, transport, *kernels);
+        const RankRun run = run_over_ranks(problem, mechanism, layout, 64, transport, at_once);
+        expect(transport, run.whole.o == apart.whole.o && run.whole.statistic == apart.whole.statistic);
+        expect(transport, run.whole.kept_mass == apart.whole.kept_mass);
+        expect(transport, run.pass.stats.pairs == apart.pass.stats.pairs);
+        // Early exit may end the ring before; under zigzag sticks come in pieces that are joined.
+        const bool is_ordered = std::holds_alternative<StickBreakingParams>(mechanism);
+        if (!is_ordered || transport.world_size() == 1) expect(transport, at_once.finishes() == 0);
+      });
+    }
   }
   SUCCEED();
 }
