@@ -88,9 +88,10 @@ class SparsePass {
   Rows make_rows(const Chunk& chunk) const {
     Rows rows;
     rows.chunk = &chunk;
-    for (std::int64_t query = chunk.run.begin; query < chunk.run.end; ++query) {
-      rows.kept.push_back(window_.keys_kept(visible_before(query)));
-      if (is_window()) rows.deltas.push_back(window_.reach(visible_before(query)));
+    rows.kept = window_.keys_kept(TokenRun{visible_before(chunk.run.begin), visible_before(chunk.run.end)});
+    if (is_window()) {
+      rows.deltas = rows.kept;  // a window of k keys reaches back k - 1
+      for (std::int64_t& delta : rows.deltas) --delta;
     }
     return rows;
   }

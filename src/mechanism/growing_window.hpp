@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "core/token_run.hpp"
 #include "mechanism/mechanism.hpp"
@@ -16,6 +17,8 @@ class GrowingWindow {
   GrowingWindow(const SparseParams& params, std::int64_t seq_len);
 
   std::int64_t keys_kept(std::int64_t query) const;
+  /// Of each query of a run: a few powers for each key that the window grows by, instead of one for each query.
+  std::vector<std::int64_t> keys_kept(const TokenRun& queries) const;
   /// The largest i - j of a window of the nearest k_i keys. The farthest key, i - reach(i), never moves back as i
   /// grows: k_i grows by at most one a row.
   std::int64_t reach(std::int64_t query) const { return keys_kept(query) - 1; }
@@ -24,6 +27,8 @@ class GrowingWindow {
 
  private:
   std::int64_t wanted(std::int64_t num_keys) const;
+  template <typename F>
+  void for_each_size(const TokenRun& queries, F&& f) const;
 
   SparseParams params_;
   std::int64_t wanted_of_total_ = 0;  // under SparseCount::kTotal

@@ -1,4 +1,6 @@
 // n^C-sparse attention: which keys are kept, windows that differ by row, and exact top-k.
+#include <numeric>
+
 #include "kernels/reference/oracle.hpp"
 #include "mechanism/growing_window.hpp"
 #include "tests/kernels/attention_case.hpp"
@@ -60,6 +62,14 @@ TEST_CASE("The window's far edge never moves back, and the oracle keeps as many 
           if (window.keys_kept(query) != oracle::sparse_keys_kept(params, query, 5000)) FAIL("differs at " << query);
         }
         REQUIRE(window.count_kept({0, 3}) == window.keys_kept(0) + window.keys_kept(1) + window.keys_kept(2));
+        for (const TokenRun& run : {TokenRun{0, 5000}, TokenRun{17, 18}, TokenRun{40, 40}, TokenRun{1, 4321}}) {
+          const std::vector<std::int64_t> kept = window.keys_kept(run);
+          REQUIRE(std::ssize(kept) == run.size());
+          for (std::int64_t query = run.begin; query < run.end; ++query) {
+            if (kept[static_cast<std::size_t>(query - run.begin)] != window.keys_kept(query)) FAIL("not at " << query);
+          }
+          REQUIRE(window.count_kept(run) == std::accumulate(kept.begin(), kept.end(), std::int64_t{0}));
+        }
       }
     }
   }
