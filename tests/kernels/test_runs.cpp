@@ -149,6 +149,8 @@ TEST_CASE("The last keys may finish their rows at once") {
                                             {ElementType::kBfloat16, ElementType::kFloat16}}) {
       // Its lse of scores near 0 is off by up to 3e-5 on a GPU, finished at once or not.
       if (type == ElementType::kFloat16 && std::holds_alternative<CogParams>(mechanism)) continue;
+      // Weights may be rounded to the keys' type, whose bound is 1e-2 where fp16's is 2e-3.
+      const double allowed = type == ElementType::kBfloat16 && output_type == ElementType::kFloat16 ? 5.0 : 1.0;
       for (const std::int64_t seq_len : {1, 300, 333}) {
         problem.type = type;
         problem.output_type = output_type;
@@ -159,11 +161,11 @@ TEST_CASE("The last keys may finish their rows at once") {
         problem.head_dim = problem.v_dim = seq_len == 333 ? 40 : 64;
         problem.steps = {};
         INFO(describe(problem));
-        REQUIRE(error_of(*kernels, problem) <= 1.0);
+        REQUIRE(error_of(*kernels, problem) <= allowed);
         // Behind others, and where the last keys are none.
         const std::int64_t cut = seq_len / 3;
         problem.steps = {{{cut, seq_len}, band}, {{0, cut}, band}};
-        REQUIRE(error_of(*kernels, problem) <= 1.0);
+        REQUIRE(error_of(*kernels, problem) <= allowed);
       }
     }
   }
