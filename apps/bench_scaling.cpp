@@ -113,6 +113,10 @@ class Curve {
   void measure(const std::vector<Point>& points) {
     bool fit = false;
     run_collectively(job_.transport, [&] { fit = fit_together(points, options_, memory_bytes_, kernels_); });
+    if (!fit && points.size() > 1 && job_.is_root()) {
+      std::printf("one number of ranks after the other: their jobs do not fit in %s a rank together\n",
+                  human_bytes(memory_bytes_).c_str());
+    }
     for (std::size_t first = 0; first < points.size();) {
       const std::size_t count = fit ? points.size() : 1;
       measure_in_turn(std::span(points).subspan(first, count));
