@@ -44,32 +44,58 @@ class DeviceArray {
   void* data_ = nullptr;
 };
 
-/// Medians of works that are timed in turn, so that a card that grows warm slows all of them alike.
+/// By events, in ms.
+class EventTimer {
+ public:
+  EventTimer() {
+    check(cudaEventCreate(&begin_));
+    check(cudaEventCreate(&end_));
+  }
+  ~EventTimer() {
+    cudaEventDestroy(begin_);
+    cudaEventDestroy(end_);
+  }
+  EventTimer(const EventTimer&) = delete;
+  EventTimer& operator=(const EventTimer&) = delete;
+
+  float ms_of(const std::function<void()>& work) {
+    check(cudaEventRecord(begin_));
+    work();
+    check(cudaEventRecord(end_));
+    check(cudaEventSynchronize(end_));
+    float ms = 0.0f;
+    check(cudaEventElapsedTime(&ms, begin_, end_));
+    return ms;
+  }
+
+ private:
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+/// Medians of works that are timed in turn, so that a card that grows warm slows all of them alike: `repeats` of each and
+/// 300 ms of all, behind three and 100 ms that do not count, as the peers are timed (bench_cudnn.py): a cool card is faster
+/// for some tenths of a second. One repeat is one behind three, for profilers.
 inline std::vector<double> medians_ms(int repeats, const std::vector<std::function<void()>>& works) {
-  cudaEvent_t begin, end;
-  check(cudaEventCreate(&begin));
-  check(cudaEventCreate(&end));
-  for (int i = 0; i < 3; ++i) {
-    for (const auto& work : works) work();
+  const float warm_up_ms = repeats > 1 ? 100.0f : 0.0f;
+  const float least_ms = repeats > 1 ? 300.0f : 0.0f;
+  EventTimer timer;
+  float taken = 0.0f;
+  for (int i = 0; i < 3 || taken < warm_up_ms; ++i) {
+    for (const auto& work : works) taken += timer.ms_of(work);
   }
   std::vector<std::vector<float>> times(works.size());
-  for (int i = 0; i < repeats; ++i) {
+  taken = 0.0f;
+  for (int i = 0; i < repeats || taken < least_ms; ++i) {
     for (std::size_t w = 0; w < works.size(); ++w) {
-      check(cudaEventRecord(begin));
-      works[w]();
-      check(cudaEventRecord(end));
-      check(cudaEventSynchronize(end));
-      float ms = 0.0f;
-      check(cudaEventElapsedTime(&ms, begin, end));
-      times[w].push_back(ms);
+      times[w].push_back(timer.ms_of(works[w]));
+      taken += times[w].back();
     }
   }
-  check(cudaEventDestroy(begin));
-  check(cudaEventDestroy(end));
   std::vector<double> medians;
   for (std::vector<float>& of_work : times) {
-    std::nth_element(of_work.begin(), of_work.begin() + repeats / 2, of_work.end());
-    medians.push_back(static_cast<double>(of_work[static_cast<std::size_t>(repeats / 2)]));
+    const auto middle = of_work.begin() + static_cast<std::ptrdiff_t>(of_work.size() / 2);
+    std::nth_element(of_work.begin(), middle, of_work.end());
+    medians.push_back(static_cast<double>(*middle));
   }
   return medians;
 }
