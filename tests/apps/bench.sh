@@ -49,7 +49,8 @@ def read(name):
     return lines
 def values(lines, callpath, metric, **params):
     found = [line["value"] for line in lines if (line["callpath"], line["metric"], line["params"]) == (callpath, metric, params)]
-    assert len(found) >= 5, (callpath, metric, params, found)
+    # Short points of strong and weak are repeated for a quarter of a second, at most 50 times.
+    assert len(found) in (range(5, 51) if callpath.startswith(("strong", "weak")) else (5,)), (callpath, metric, params, found)
     return found
 strong, weak, comm = read("strong"), read("weak"), read("comm")
 # Useful FLOPs alone, and the same work for every number of ranks.

@@ -127,10 +127,11 @@ Result run_with(Kernels& kernels, const AttentionCase& problem, const Activation
   }
   shape.v_dim = problem.v_dim;
   kernels.make(out, shape, nullptr);
-  for (AttendTask& task : tasks) {
-    if (is_topk) continue;
-    kernels.attend(without_values(task), SoftmaxParams{}, all, heartbeat);
-    task.max_deltas = deltas;
+  if (!is_topk) {
+    for (AttendTask& task : tasks) {
+      kernels.attend(without_values(task), SoftmaxParams{}, all, heartbeat);
+      task.max_deltas = deltas;
+    }
   }
   const auto meet = [&](const auto& by) {
     const std::size_t apart = tasks.size() - (problem.ends_at_once ? 1 : 0);
