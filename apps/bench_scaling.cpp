@@ -90,23 +90,18 @@ void print_row(const Point& point, const ScalingFigures& figures, const std::vec
   std::fflush(stdout);
 }
 
-}  // namespace
-
-std::size_t memory_a_rank(Job& job, const Kernels& kernels) {
-  const std::size_t available =
-      std::min(kernels.memory().free_bytes() / 20 * 19,
-               available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node));
-  return static_cast<std::size_t>(
-      job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
-}
-
-namespace {
-
-/// The points of one curve and length: measured, and what of them is printed.
+/// The points of one curve and length: measured, printed, and added to `figures` and `json_lines`.
 class Curve {
  public:
-  Curve(Job& job, const BenchOptions& options, Transport& transport, std::size_t memory_bytes, Kernels& kernels)
-      : job_(job), options_(options), transport_(transport), memory_bytes_(memory_bytes), kernels_(kernels) {}
+  Curve(Job& job, const BenchOptions& options, Transport& transport, std::size_t memory_bytes, Kernels& kernels,
+        std::vector<ScalingFigures>& figures, std::string& json_lines)
+      : job_(job),
+        options_(options),
+        transport_(transport),
+        memory_bytes_(memory_bytes),
+        kernels_(kernels),
+        figures_(figures),
+        json_lines_(json_lines) {}
 
   /// In turn where their jobs fit in memory together, since a GPU's clock depends on what it did in the seconds before:
   /// repetitions of all points then find it alike. Else one point after the other.
@@ -123,9 +118,6 @@ class Curve {
       first += count;
     }
   }
-
-  const std::vector<ScalingFigures>& figures() const { return figures_; }
-  const std::string& json_lines() const { return json_lines_; }
 
  private:
   void measure_in_turn(std::span<const Point> points) {
@@ -181,13 +173,21 @@ class Curve {
   Transport& transport_;
   std::size_t memory_bytes_;
   Kernels& kernels_;
+  std::vector<ScalingFigures>& figures_;
+  std::string& json_lines_;
   std::optional<Base> base_;
   std::vector<double> alone_;  ///< seconds of each GPU with the job of one rank; empty: not measured
-  std::vector<ScalingFigures> figures_;
-  std::string json_lines_;
 };
 
 }  // namespace
+
+std::size_t memory_a_rank(Job& job, const Kernels& kernels) {
+  const std::size_t available =
+      std::min(kernels.memory().free_bytes() / 20 * 19,
+               available_memory_bytes() / 10 * 9 / static_cast<std::size_t>(job.ranks_on_node));
+  return static_cast<std::size_t>(
+      job.transport.RankGroup::all_reduce(static_cast<std::int64_t>(available), ReduceOp::kMin));
+}
 
 std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options, std::string& json_lines) {
   std::vector<ScalingFigures> figures;
@@ -206,10 +206,7 @@ std::vector<ScalingFigures> bench_scaling(Job& job, const BenchOptions& options,
       for (const int ranks : options.worlds) {
         points.push_back({variant, ranks, options.what == "weak" ? seq_len * ranks : seq_len});
       }
-      Curve curve(job, options, transport, memory_bytes, *kernels);
-      curve.measure(points);
-      figures.insert(figures.end(), curve.figures().begin(), curve.figures().end());
-      json_lines += curve.json_lines();
+      Curve(job, options, transport, memory_bytes, *kernels, figures, json_lines).measure(points);
     }
   }
   return figures;

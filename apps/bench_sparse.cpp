@@ -28,11 +28,8 @@ class SparseBench {
       values->resize(static_cast<std::size_t>(seq_len * head_dim));
       for (float& value : *values) value = normal(generator);
     }
-    const GrowingWindow window(params_, seq_len);
-    for (std::int64_t query = 0; query < seq_len; ++query) {
-      kept_.push_back(window.keys_kept(query));
-      deltas_.push_back(window.reach(query));
-    }
+    kept_ = GrowingWindow(params_, seq_len).keys_kept(TokenRun{0, seq_len});
+    deltas_ = GrowingWindow::reaches_of(kept_);
   }
 
   /// GFLOP/s of dense softmax.

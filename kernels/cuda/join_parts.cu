@@ -1,10 +1,8 @@
 // What the parts of a cut work item leave is added to the item's carried partial, or with it becomes the finished rows.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "kernels/cuda/attend_launch_sm90.hpp"
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/score_math.cuh"
+#include "kernels/cuda/wgmma_sm90.cuh"
 #include "kernels/cuda/work_order.hpp"
 
 namespace ringscan::cuda {
@@ -46,17 +44,13 @@ struct FinishedRow {
   }
 
   __device__ void store(int column, const float4& x, float factor) const {
-    uint2 bits;
-    if (is_bf16) {
-      const __nv_bfloat162 low = __floats2bfloat162_rn(x.x * factor, x.y * factor);
-      const __nv_bfloat162 high = __floats2bfloat162_rn(x.z * factor, x.w * factor);
-      bits = {reinterpret_cast<const unsigned&>(low), reinterpret_cast<const unsigned&>(high)};
-    } else {
-      const __half2 low = __floats2half2_rn(x.x * factor, x.y * factor);
-      const __half2 high = __floats2half2_rn(x.z * factor, x.w * factor);
-      bits = {reinterpret_cast<const unsigned&>(low), reinterpret_cast<const unsigned&>(high)};
-    }
-    static_cast<uint2*>(o)[column] = bits;
+    static_cast<uint2*>(o)[column] = is_bf16 ? packed<Bf16>(x, factor) : packed<Fp16>(x, factor);
+  }
+
+ private:
+  template <typename Element>
+  __device__ static uint2 packed(const float4& x, float factor) {
+    return {Element::pack(x.x * factor, x.y * factor), Element::pack(x.z * factor, x.w * factor)};
   }
 };
 

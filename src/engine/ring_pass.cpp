@@ -298,25 +298,18 @@ class RingPass {
   void attend_run(const KeysInHand& hand, const RingPart& part, const KeyRun& keys, Rows& rows, Block& block) {
     const bool are_last_keys = are_last(keys, rows);
     for_each_piece(task_, hand, part.band, keys, rows.chunk, [&](const AttendTask& task, bool is_last_piece) {
-      if (are_last_keys && is_last_piece) {
-        attend_last(task, rows, block);
-      } else {
-        attend_task(task, block);
-      }
+      attend_task(task, block, are_last_keys && is_last_piece ? &rows : nullptr);
       count_progress(count_pairs(part.band, task.query_run, task.key_run));
     });
   }
 
-  void attend_task(const AttendTask& task, Block& block) {
-    result_.stats += traced(timed(result_.compute_seconds, SpanKind::kCompute,
-                                  [&] { return kernels_.attend(task, params_, block, heartbeat_); }));
-  }
-
-  void attend_last(const AttendTask& task, Rows& rows, Block& block) {
+  /// `last`: the block's rows, whose last keys these are; null: they are not known to be.
+  void attend_task(const AttendTask& task, Block& block, Rows* last = nullptr) {
     result_.stats += traced(timed(result_.compute_seconds, SpanKind::kCompute, [&] {
-      return kernels_.attend_last(task, finish_task(task_, rows.chunk), params_, block, heartbeat_);
+      if (last == nullptr) return kernels_.attend(task, params_, block, heartbeat_);
+      return kernels_.attend_last(task, finish_task(task_, last->chunk), params_, block, heartbeat_);
     }));
-    rows.is_done = rows.is_finished = true;
+    if (last != nullptr) last->is_done = last->is_finished = true;
   }
 
   void count_progress(std::int64_t pairs) {

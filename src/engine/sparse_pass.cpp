@@ -89,10 +89,7 @@ class SparsePass {
     Rows rows;
     rows.chunk = &chunk;
     rows.kept = window_.keys_kept(TokenRun{visible_before(chunk.run.begin), visible_before(chunk.run.end)});
-    if (is_window()) {
-      rows.deltas = rows.kept;  // a window of k keys reaches back k - 1
-      for (std::int64_t& delta : rows.deltas) --delta;
-    }
+    if (is_window()) rows.deltas = GrowingWindow::reaches_of(rows.kept);
     return rows;
   }
 

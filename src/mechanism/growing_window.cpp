@@ -55,6 +55,11 @@ std::vector<std::int64_t> GrowingWindow::keys_kept(const TokenRun& queries) cons
   return kept;
 }
 
+std::vector<std::int64_t> GrowingWindow::reaches_of(std::vector<std::int64_t> kept) {
+  for (std::int64_t& keys : kept) --keys;
+  return kept;
+}
+
 std::int64_t GrowingWindow::count_kept(const TokenRun& queries) const {
   std::int64_t sum = 0;
   for_each_size(queries, [&](std::int64_t first, std::int64_t end, std::int64_t keys) { sum += (end - first) * keys; });

@@ -22,6 +22,8 @@ class GrowingWindow {
   /// The largest i - j of a window of the nearest k_i keys. The farthest key, i - reach(i), never moves back as i
   /// grows: k_i grows by at most one a row.
   std::int64_t reach(std::int64_t query) const { return keys_kept(query) - 1; }
+  /// The reaches of windows of so many keys.
+  static std::vector<std::int64_t> reaches_of(std::vector<std::int64_t> kept);
   /// Sum of keys_kept over a run.
   std::int64_t count_kept(const TokenRun& queries) const;
 
