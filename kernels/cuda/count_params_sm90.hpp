@@ -26,15 +26,17 @@ struct CountMaps {
 /// Keys that a first guess is made from.
 inline constexpr int kSampledKeys = 256;
 
-/// As TileShape, without values, so with room for queues. Keys a tile are the same.
+/// As TileShape, without values, and with little ahead, so with room for queues: the deeper they are, the less often
+/// they are emptied, which holds up the three other warps that multiply together. Keys a tile are the same.
 template <int kHeadDim_>
 struct CountShape {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = TileShape<kHeadDim>::kKeys;
-  static constexpr int kStages = 3;
-  static constexpr int kQueryBuffers = TileShape<kHeadDim>::kQueryBuffers;
+  static constexpr int kStages = kHeadDim <= 64 ? 3 : 2;
+  static constexpr int kQueryBuffers = kHeadDim <= 64 ? 2 : 1;
+  static constexpr int kQueueDepth = kHeadDim <= 128 ? 64 : 48;  ///< keys of a lane's row
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
   static constexpr int kKeyBytes = kKeys * kHeadDim * 2;
   static constexpr int kLoaderRegisters = 40;

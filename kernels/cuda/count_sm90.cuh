@@ -3,10 +3,10 @@
 // attend kernels', so that both see the same bits. A persistent grid; one warp loads, two warpgroups count 64 query rows
 // each, this tile's scores while the next tile's are multiplied.
 //
-// A score costs one comparison: those that reach the low end of their row's range go, by a predicated store, to a queue
-// that the lane has in shared memory for each of its two rows. When queues fill up, the few in them are told apart: over
-// the range, into the row's bins, or into its list, of which each of the four lanes that share the row has a part of its
-// own, so that nothing has to be agreed.
+// A score costs six instructions: those over their row's range are counted, those in it go, by a predicated store, to a
+// queue that the lane has in shared memory for each of its two rows. Queues that fill up are emptied four keys at a time
+// into the row's list, of which each of the four lanes that share the row has a part of its own, so that nothing has to
+// be agreed; or, slowly, into its bins.
 
 #include "kernels/cuda/count_params_sm90.hpp"
 #include "kernels/cuda/score_order.cuh"
@@ -18,8 +18,6 @@
 
 namespace ringscan::cuda {
 
-inline constexpr int kQueueDepth = 32;
-
 template <typename Shape>
 struct CountTiles {
   alignas(1024) std::uint8_t q[Shape::kQueryBuffers][Shape::kQueryBytes];
@@ -27,7 +25,7 @@ struct CountTiles {
   RingBarriers<Shape::kQueryBuffers> q_ring;
   RingBarriers<Shape::kStages> k_ring;
   std::uint32_t item[Shape::kQueryBuffers];  ///< the work item whose queries these are; num_items: no more
-  float queued[kQueueDepth][2][128 * Shape::kConsumers];  ///< of each consumer thread, for its two rows
+  float queued[Shape::kQueueDepth][2][128 * Shape::kConsumers];  ///< of each consumer thread, for its two rows
 };
 
 /// floor(a / b), b > 0.
@@ -250,15 +248,12 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
  private:
   using Walk::p_;
 
-  __device__ std::uint32_t* words_of(const WorkItem& item, int r) const {
-    return p_.words + this->stream_row(item, r) * kListWords;
-  }
-  __device__ std::uint32_t* part_of(const WorkItem& item, int r) const {
-    return words_of(item, r) + lane() % 4 * kPartWords;
-  }
+  __device__ std::uint32_t* words_of(int r) const { return part_[r] - lane() % 4 * kPartWords; }
 
   __device__ void begin(const WorkItem& item) {
     bool plain = false;
+    whole_begin_ = 0;
+    whole_end_ = static_cast<int>(p_.attend.num_keys / Shape::kKeys);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       const bool exists = this->exists(item, r);
@@ -269,25 +264,29 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       if (exists) {
         first_[r] = static_cast<int>(p_.sees_all ? 0 : min(first_seen(p_, row), p_.attend.num_keys));
         last_[r] = static_cast<int>(p_.sees_all ? p_.attend.num_keys - 1 : max(last_seen(p_, row), std::int64_t{-1}));
+        whole_begin_ = max(whole_begin_, (first_[r] + Shape::kKeys - 1) / Shape::kKeys);
+        whole_end_ = min(whole_end_, (last_[r] + 1) / Shape::kKeys);
       }
-      least_[r] = INFINITY;
-      most_[r] = -INFINITY;  // what is queued in spite of `least` counts as over the range, and is not read
+      part_[r] = p_.words + at * kListWords + lane() % 4 * kPartWords;
+      least_[r] = most_[r] = INFINITY;  // what is queued or counted all the same is not read
       over_[r] = 0;
       length_[r] = 0;
       way_[r] = kNoWay;
       next_[r] = queue_begin(r);
-      if (exists && p_.rows[at].phase != kExact) plain = plain || !take_fast(item, r, p_.rows[at]);
+      if (exists && p_.rows[at].phase != kExact) plain = plain || !take_fast(r, p_.rows[at]);
       if (kAdds) {
         weights_.begin(r);
         weights_.carry_in(r, exists ? p_.attend.first[at] : -INFINITY, exists ? p_.attend.sum[at] : 0.0f);
       }
     }
+    whole_begin_ = __reduce_max_sync(0xFFFFFFFFu, whole_begin_);
+    whole_end_ = __reduce_min_sync(0xFFFFFFFFu, whole_end_);
     has_ties_ = __any_sync(0xFFFFFFFFu, way_[0] == kToTies || way_[1] == kToTies);
     plain_ = __shfl_sync(0xFFFFFFFFu, all_of_warpgroup(!plain, 1 + this->warpgroup_) ? 0 : 1, 0) != 0;
   }
 
   /// The range in scores as they are. False where it has no end that a score which is not seen lies under.
-  __device__ bool take_fast(const WorkItem& item, int r, const SearchRow& row) {
+  __device__ bool take_fast(int r, const SearchRow& row) {
     const float least = least_factor(score_of(row.low), p_.attend.scale_log2, false);
     const float over = least_factor(score_of(row.high), p_.attend.scale_log2, true);
     if (!(least > -INFINITY && over <= INFINITY)) return false;
@@ -296,9 +295,16 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     way_[r] = row.phase == kListed                              ? kToList
               : row.phase == kTies || row.phase == kListedTies ? kToTies
                                                                : kToBins;
-    // An overflowed part stays one.
-    if (way_[r] == kToList) length_[r] = min(part_of(item, r)[kPartKeys], std::uint32_t{kFull});
+    if (way_[r] == kToList) go_on_with(r, part_[r]);
     return true;
+  }
+  /// Lists are written in pieces: what an earlier launch left behind the last whole one is queued again.
+  __device__ void go_on_with(int r, const std::uint32_t* part) {
+    length_[r] = min(part[kPartKeys], std::uint32_t{kFull});  // an overflowed part stays one
+    const std::uint32_t rest = length_[r] % kPiece;
+    length_[r] -= rest;
+    for (std::uint32_t i = 0; i < rest; ++i) queued(r, i) = __uint_as_float(part[length_[r] + i]);
+    next_[r] += rest * kQueueStep;
   }
 
   /// Address in shared memory.
@@ -306,6 +312,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     return static_cast<std::uint32_t>(
         __cvta_generic_to_shared(&this->shared_.queued[0][r][threadIdx.x - 128]));
   }
+  __device__ float& queued(int r, std::uint32_t i) { return this->shared_.queued[i][r][threadIdx.x - 128]; }
 
   __device__ void walk(const WorkItem& item) {
     Scores even, odd;
@@ -341,28 +348,19 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
 
   template <bool kPlain>
   __device__ void take(const WorkItem& item, Scores& s, std::int32_t tile) {
-    const typename Walk::TileKeys keys = this->keys_of(tile);
-    int first[2], last[2];
-    bool whole = keys.begin == 0 && keys.end == Shape::kKeys;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      first[r] = max(keys.begin, static_cast<int>(max(first_[r] - keys.start, std::int64_t{0})));
-      last[r] = static_cast<int>(min(last_[r] - keys.start, std::int64_t{keys.end - 1}));
-      whole = whole && first[r] == 0 && last[r] == Shape::kKeys - 1;
-    }
-    if (!__all_sync(0xFFFFFFFFu, whole)) {
+    if (tile < whole_begin_ || tile >= whole_end_) {
+      const SeenKeys seen = seen_keys(tile);
 #pragma unroll
       for (int i = 0; i < kScores; ++i) {
         const int r = i / 2 % 2;
         const int key = key_of(i, i % 2);
-        if (key < first[r] || key > last[r]) s[i] = -INFINITY;
+        if (key < seen.first[r] || key > seen.last[r]) s[i] = -INFINITY;
       }
     }
     if (kPlain) {
-      record<false>(item, s, keys.start, first, last);
+      record<false>(item, s, tile);
     } else {
-      queue_scores(item, s);
-      if (has_ties_) take_ties(item, s, keys.start, first, last);
+      queue_scores(item, s, tile);
     }
     if (kAdds) {
       const int unseen[2] = {0, 0};
@@ -372,72 +370,92 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     }
   }
 
-  /// The fast way. NaN counts as the largest.
-  __device__ void queue_scores(const WorkItem& item, const Scores& s) {
-#pragma unroll
-    for (int group = 0; group < kScores; group += 2 * kGroup) {
-      if (__any_sync(0xFFFFFFFFu, next_[0] > queue_begin(0) + (kQueueDepth - kGroup) * kQueueStep ||
-                                      next_[1] > queue_begin(1) + (kQueueDepth - kGroup) * kQueueStep)) {
-        empty_queues(item);
-      }
-#pragma unroll
-      for (int i = group; i < group + 2 * kGroup; ++i) {
-        const int r = i / 2 % 2;
-        asm volatile(
-            "{.reg .pred p; setp.geu.f32 p, %1, %2; @p st.shared.f32 [%0], %1; @p add.u32 %0, %0, %3;}"
-            : "+r"(next_[r])
-            : "f"(s[i]), "f"(least_[r]), "n"(kQueueStep)
-            : "memory");
-      }
-    }
-  }
-  /// Tells apart what waits in the queues; all lanes take part.
-  __device__ void empty_queues(const WorkItem& item) {
+  /// Keys of a tile that the two rows see, in the tile's own numbers.
+  struct SeenKeys {
+    std::int64_t start;  ///< first key of the tile, in the run's numbers
+    int first[2], last[2];
+  };
+  __device__ SeenKeys seen_keys(std::int32_t tile) const {
+    const typename Walk::TileKeys keys = this->keys_of(tile);
+    SeenKeys seen{keys.start, {0, 0}, {0, 0}};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int length = static_cast<int>((next_[r] - queue_begin(r)) / kQueueStep);
-      const int longest = static_cast<int>(__reduce_max_sync(0xFFFFFFFFu, static_cast<unsigned>(length)));
-      next_[r] = queue_begin(r);
-      if (__any_sync(0xFFFFFFFFu, way_[r] == kToBins || way_[r] == kToTies)) {
-        empty_queue<true>(r, length, longest, part_of(item, r));
-      } else {
-        empty_queue<false>(r, length, longest, part_of(item, r));
-      }
+      seen.first[r] = max(keys.begin, static_cast<int>(max(first_[r] - keys.start, std::int64_t{0})));
+      seen.last[r] = static_cast<int>(min(last_[r] - keys.start, std::int64_t{keys.end - 1}));
     }
+    return seen;
   }
-  template <bool kHasBins>
-  __device__ void empty_queue(int r, int length, int longest, std::uint32_t* part) {
+
+  /// The fast way. Of ties the positions are looked for, not the scores: keys of these are few.
+  __device__ void queue_scores(const WorkItem& item, const Scores& s, std::int32_t tile) {
+    constexpr std::uint32_t kMost = (Shape::kQueueDepth - kScores / 2) * kQueueStep;
+    const bool may_overflow = next_[0] > queue_begin(0) + kMost || next_[1] > queue_begin(1) + kMost;
+    if (__any_sync(0xFFFFFFFFu, may_overflow)) empty_queues();
+    const std::uint32_t before[2] = {next_[0], next_[1]};
+#pragma unroll
+    for (int i = 0; i < kScores; i += 4) queue_four(s[i], s[i + 1], s[i + 2], s[i + 3]);
+    if (!has_ties_) return;
+    const bool found = (way_[0] == kToTies && next_[0] != before[0]) || (way_[1] == kToTies && next_[1] != before[1]);
+    if (__any_sync(0xFFFFFFFFu, found)) record<true>(item, s, tile);
+  }
+  /// Two scores of each row. NaN counts as the largest. All addresses come before the stores: one that is advanced in
+  /// its own register waits for the store to have read it.
+  __device__ void queue_four(float a, float b, float c, float d) {
+    asm volatile(
+        "{.reg .pred over, in_a, in_b, in_c, in_d; .reg .b32 step, to_a, to_b, to_c, to_d;"
+        "mov.b32 to_a, %0; mov.b32 to_c, %1;"
+        "setp.gtu.f32 over, %4, %10; setp.ge.and.f32 in_a, %4, %8, !over; @over add.u32 %2, %2, 1;"
+        "selp.b32 step, %12, 0, in_a; add.u32 to_b, to_a, step;"
+        "setp.gtu.f32 over, %6, %11; setp.ge.and.f32 in_c, %6, %9, !over; @over add.u32 %3, %3, 1;"
+        "selp.b32 step, %12, 0, in_c; add.u32 to_d, to_c, step;"
+        "setp.gtu.f32 over, %5, %10; setp.ge.and.f32 in_b, %5, %8, !over; @over add.u32 %2, %2, 1;"
+        "selp.b32 step, %12, 0, in_b; add.u32 %0, to_b, step;"
+        "setp.gtu.f32 over, %7, %11; setp.ge.and.f32 in_d, %7, %9, !over; @over add.u32 %3, %3, 1;"
+        "selp.b32 step, %12, 0, in_d; add.u32 %1, to_d, step;"
+        "@in_a st.shared.f32 [to_a], %4; @in_c st.shared.f32 [to_c], %6;"
+        "@in_b st.shared.f32 [to_b], %5; @in_d st.shared.f32 [to_d], %7;}"
+        : "+r"(next_[0]), "+r"(next_[1]), "+r"(over_[0]), "+r"(over_[1])
+        : "f"(a), "f"(b), "f"(c), "f"(d), "f"(least_[0]), "f"(least_[1]), "f"(most_[0]), "f"(most_[1]),
+          "n"(kQueueStep)
+        : "memory");
+  }
+  /// But for less than a piece of what is listed.
+  __device__ void empty_queues() {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const std::uint32_t length = (next_[r] - queue_begin(r)) / kQueueStep;
+      std::uint32_t taken = 0;
+      if (way_[r] == kToList) {
 #pragma unroll 1
-    for (int i = 0; i < longest; i += kBatch) {
-      float s[kBatch];
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) s[j] = this->shared_.queued[i + j][r][threadIdx.x - 128];
-      if (kHasBins && way_[r] != kToList) {
-#pragma unroll
-        for (int j = 0; j < kBatch; ++j) {
-          if (i + j >= length) continue;
-          if (!(s[j] <= most_[r])) {
-            ++over_[r];
-          } else if (way_[r] == kToBins) {
-            count_in_bin(s[j], part - lane() % 4 * kPartWords);
+        for (; taken + kPiece <= length; taken += kPiece) {
+          if (length_[r] + kPiece > kPartKeys) {
+            length_[r] = kFull;
+            continue;
           }
+          const float4 piece{queued(r, taken), queued(r, taken + 1), queued(r, taken + 2), queued(r, taken + 3)};
+          __stwb(reinterpret_cast<float4*>(part_[r] + length_[r]), piece);
+          length_[r] += kPiece;
         }
-        continue;
+        for (std::uint32_t i = 0; i < kPiece - 1; ++i) {
+          if (taken + i < length) queued(r, i) = queued(r, taken + i);
+        }
+      } else {
+#pragma unroll 1
+        for (; taken < length; ++taken) {
+          if (way_[r] == kToBins) count_in_bin(queued(r, taken), words_of(r));
+        }
       }
-      const std::uint32_t begin = min(length_[r], std::uint32_t{kPartKeys - kBatch});
-      std::uint32_t end = begin;
-#pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
-        asm volatile(
-            "{.reg .pred counts, over, in; .reg .b64 to; setp.lt.s32 counts, %2, %3;"
-            "setp.gtu.and.f32 over|in, %4, %5, counts; @over add.u32 %0, %0, 1;"
-            "mad.wide.u32 to, %1, 4, %6; @in st.global.f32 [to], %4; @in add.u32 %1, %1, 1;}"
-            : "+r"(over_[r]), "+r"(end)
-            : "r"(i + j), "r"(length), "f"(s[j]), "f"(most_[r]), "l"(part)
-            : "memory");
-      }
-      if (end > begin) length_[r] = length_[r] > kPartKeys - kBatch ? kFull : end;
+      next_[r] -= taken * kQueueStep;
     }
+    __syncwarp();
+  }
+  /// The last keys of the lane's part, and how many there are.
+  __device__ void close_list(int r) {
+    const std::uint32_t rest = (next_[r] - queue_begin(r)) / kQueueStep;
+    for (std::uint32_t i = 0; i < rest && length_[r] < kFull; ++i) {
+      part_[r][length_[r]++] = __float_as_uint(queued(r, i));
+    }
+    part_[r][kPartKeys] = length_[r] < kFull ? length_[r] : kOverflowed;
   }
   __device__ void count_in_bin(float s, std::uint32_t* words) {
     const SearchRow& row = p_.rows[(words - p_.words) / kListWords];
@@ -446,19 +464,10 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     atomicAdd(words + (offset >> row.shift), 1u);
   }
 
-  /// Keys of the score whose positions are looked for are few.
-  __device__ void take_ties(const WorkItem& item, const Scores& s, std::int64_t start, const int (&first)[2],
-                            const int (&last)[2]) {
-    bool any = false;
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) any = any || (s[i] >= least_[i / 2 % 2] && s[i] <= most_[i / 2 % 2]);
-    if (__any_sync(0xFFFFFFFFu, any)) record<true>(item, s, start, first, last);
-  }
-
   /// Any row, any phase; or the keys of rows' ties alone.
   template <bool kTiesAlone>
-  __device__ void record(const WorkItem& item, const Scores& s, std::int64_t start, const int (&first)[2],
-                         const int (&last)[2]) {
+  __device__ void record(const WorkItem& item, const Scores& s, std::int32_t tile) {
+    const SeenKeys seen = seen_keys(tile);
     float kept[kScores];  // in local memory, so that the loop need not be unrolled
 #pragma unroll
     for (int i = 0; i < kScores; ++i) kept[i] = s[i];
@@ -467,15 +476,16 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       const int r = i / 2 % 2;
       const int key = key_of(i, i % 2);
       const std::int32_t ordered = ordered_bits(__fmul_rn(kept[i], p_.attend.scale_log2));
-      if (key < (r == 0 ? first[0] : first[1]) || key > (r == 0 ? last[0] : last[1])) continue;
+      if (key < (r == 0 ? seen.first[0] : seen.first[1]) || key > (r == 0 ? seen.last[0] : seen.last[1])) continue;
       if (kTiesAlone && (r == 0 ? way_[0] : way_[1]) != kToTies) continue;
       const std::int64_t at = this->stream_row(item, r);
       const SearchRow& row = p_.rows[at];
       if (row.phase == kExact || ordered < row.low || (kTiesAlone && ordered > row.high)) continue;
       std::uint32_t over = 1;
       if (ordered <= row.high) {
-        const std::int64_t position = p_.attend.first_key + (start + key) * p_.key_step;
-        over = record_key(&row, words_of(item, r), part_of(item, r), kept[i], ordered, position);
+        const std::int64_t position = p_.attend.first_key + (seen.start + key) * p_.key_step;
+        std::uint32_t* part = r == 0 ? part_[0] : part_[1];
+        over = record_key(&row, part - lane() % 4 * kPartWords, part, kept[i], ordered, position);
       }
       if (r == 0) {
         over_[0] += over;
@@ -486,7 +496,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   }
 
   __device__ void finish(const WorkItem& item) {
-    empty_queues(item);
+    if (!plain_) empty_queues();
     if (kAdds) weights_.close();
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -496,7 +506,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       if (!this->exists(item, r)) continue;
       const std::int64_t at = this->stream_row(item, r);
       if (over > 0 && lane() % 4 == 0) p_.rows[at].over += over;
-      if (!plain_ && way_[r] == kToList) part_of(item, r)[kPartKeys] = length_[r] < kFull ? length_[r] : kOverflowed;
+      if (!plain_ && way_[r] == kToList) close_list(r);
       if (kAdds && lane() % 4 == 0) {
         p_.attend.first[at] = weights_.first(r);
         p_.attend.sum[at] = weights_.sum(r);
@@ -506,23 +516,24 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
 
   enum Way { kNoWay, kToList, kToBins, kToTies };
   static constexpr std::uint32_t kFull = kPartKeys + 1;  ///< length of a part that has overflowed
-  static constexpr int kGroup = 16;  ///< keys of a row that are queued before it is looked whether they fit
-  static constexpr int kBatch = 4;
+  static constexpr std::uint32_t kPiece = 4;  ///< keys of a list that are written at once
   static constexpr std::uint32_t kQueueStep = sizeof(CountTiles<Shape>::queued[0]);
-  static_assert(kQueueDepth % kBatch == 0 && kGroup <= kQueueDepth / 2);
+  static_assert(kScores / 2 + kPiece <= Shape::kQueueDepth && kPartWords % kPiece == 0);
 
   int first_[2], last_[2];       ///< keys that the rows see
+  int whole_begin_, whole_end_;  ///< tiles that all rows of the warp see the whole of
   float least_[2], most_[2];     ///< the range, in scores as they are
   std::uint32_t next_[2];        ///< where the lane's queues go on
   std::uint32_t over_[2];
-  std::uint32_t length_[2];      ///< of the lane's part of a list
+  std::uint32_t* part_[2];       ///< the lane's of a list
+  std::uint32_t length_[2];      ///< of that
   Way way_[2];                   ///< of keys in the range
   bool plain_, has_ties_;
   SoftmaxWeights<0> weights_;
 };
 
-/// Guesses each row's range from a few keys, kept in registers: their quantile, and four standard deviations of its rank
-/// to both sides. Decides nothing but the number of rounds.
+/// Guesses each row's range from a few keys, kept in registers: their quantile, and 3.5 standard deviations of its
+/// rank to both sides. Decides nothing but the number of rounds.
 template <typename Shape, typename Element>
 class SampleConsumer : public ScoreWalk<Shape, Element> {
   using Walk = ScoreWalk<Shape, Element>;
@@ -587,12 +598,13 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
     const auto count = static_cast<float>(last_key - first_key + 1);
     const float share = exists ? static_cast<float>(state->wanted) / static_cast<float>(num_visible) : 0.0f;
     const float rank = share * count;
-    const float spread = 4.0f * sqrtf(rank * (1.0f - share)) + 4.0f;
-    float top, bottom;
-    quantiles(r, least, most, rank - spread, rank + spread, top, bottom);
+    const float spread = 3.5f * sqrtf(rank * (1.0f - share)) + 3.0f;
+    const float bottom = around(r, least, most, rank + spread).x;
+    float top = most;
+    if (__any_sync(0xFFFFFFFFu, rank > spread)) top = around(r, least, most, rank - spread).y;
     const float width = fmaxf(top - bottom, 1e-6f * fmaxf(fabsf(top), fabsf(bottom)));
-    const float low = (bottom - width * (rank + spread < count ? 0.02f : 1.0f)) * p_.attend.scale_log2;
-    const float high = (top + width * (rank > spread ? 0.02f : 1.0f)) * p_.attend.scale_log2;
+    const float low = (bottom - width * (rank + spread < count ? 0.01f : 1.0f)) * p_.attend.scale_log2;
+    const float high = (top + width * (rank > spread ? 0.01f : 1.0f)) * p_.attend.scale_log2;
     const bool takes =
         exists && state->phase == kNarrowing && fabsf(low) < 1e30f && fabsf(high) < 1e30f;  // not where one is NaN
     __syncwarp();  // all lanes have read
@@ -605,34 +617,24 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
     state->shift = shift_for(static_cast<std::uint64_t>(std::int64_t{state->high} - std::int64_t{state->low}));
   }
 
-  /// Scores that about `above` and `below` others are over, by bisection; all lanes take part.
-  __device__ void quantiles(int r, float least, float most, float above, float below, float& top,
-                            float& bottom) const {
-    float top_low = least, top_high = most, bottom_low = least, bottom_high = most;
-    for (int i = 0; i < 14; ++i) {
-      const float top_middle = 0.5f * top_low + 0.5f * top_high;
-      const float bottom_middle = 0.5f * bottom_low + 0.5f * bottom_high;
-      int over_top = 0;
-      int over_bottom = 0;
+  /// Between which two scores, one a 4,096th of all the way over the other, `rank` others are passed, by
+  /// bisection; all lanes take part.
+  __device__ float2 around(int r, float least, float most, float rank) const {
+    float2 ends{least, most};
+    for (int i = 0; i < 12; ++i) {
+      const float middle = 0.5f * ends.x + 0.5f * ends.y;
+      int over = 0;
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int j = 0; j < kScores; j += 4) {
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const float s = s_[n][j + e + 2 * r];
-            over_top += s >= top_middle ? 1 : 0;
-            over_bottom += s >= bottom_middle ? 1 : 0;
-          }
+          for (int e = 0; e < 2; ++e) over += s_[n][j + e + 2 * r] >= middle ? 1 : 0;
         }
       }
-      const float total_top = quad_sum(static_cast<float>(over_top));
-      const float total_bottom = quad_sum(static_cast<float>(over_bottom));
-      (total_top > above ? top_low : top_high) = top_middle;
-      (total_bottom > below ? bottom_low : bottom_high) = bottom_middle;
+      (quad_sum(static_cast<float>(over)) > rank ? ends.x : ends.y) = middle;
     }
-    top = top_high;
-    bottom = bottom_low;
+    return ends;
   }
 
   Scores s_[kTiles];

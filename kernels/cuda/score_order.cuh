@@ -24,12 +24,21 @@ __device__ inline std::int32_t ordered_bits(float score) {
 
 /// The least float f whose rounded product with `scale` > 0 is at least `x` (or over it); NaN where there is none.
 __device__ inline float least_factor(float x, float scale, bool over) {
+  const auto reaches = [&](std::int64_t factor) {
+    const float product = __fmul_rn(score_of(static_cast<std::int32_t>(factor)), scale);
+    return over ? product > x : product >= x;
+  };
   std::int64_t low = ordered_of(-INFINITY);
   std::int64_t high = std::int64_t{ordered_of(INFINITY)} + 1;
+  // Most often it is within a few units of the quotient.
+  const std::int64_t quotient = ordered_of(x / scale);
+  const std::int64_t under = min(max(quotient - 8, low), high);
+  const std::int64_t above = min(max(quotient + 8, low), high);
+  if (!reaches(under)) low = under;
+  if (reaches(above)) high = above;
   while (low < high) {
     const std::int64_t middle = (low + high) >> 1;
-    const float product = __fmul_rn(score_of(static_cast<std::int32_t>(middle)), scale);
-    if (over ? product > x : product >= x) {
+    if (reaches(middle)) {
       high = middle;
     } else {
       low = middle + 1;

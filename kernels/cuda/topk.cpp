@@ -59,7 +59,7 @@ void guess(const AttendTask& task, const DeviceSearch& search, std::uint32_t* wo
 
 /// So many more keys that those in the range that they leave find room in a list: 7 standard deviations of a rank.
 std::int64_t sample_step(std::int64_t most_kept) {
-  constexpr std::int64_t kListed = 750;
+  constexpr std::int64_t kListed = 680;  // of 1,020, as its parts do not fill up evenly
   return std::clamp<std::int64_t>(kListed * kListed / (49 * std::max<std::int64_t>(1, most_kept)), 2, kSampleStep);
 }
 
