@@ -115,20 +115,19 @@ class TopkBench {
     portable::narrow(search, nullptr);
     std::vector<SearchRow> states(rows);
     check(cudaMemcpy(states.data(), rows_.data(), rows * sizeof(SearchRow), cudaMemcpyDeviceToHost));
-    std::size_t ties = 0, beside = 0, bins = 0, listed = 0;
-    std::uint32_t longest = 0;
+    std::size_t ties = 0, again = 0, bins = 0, listed = 0, overflowed = 0;
     for (const SearchRow& row : states) {
       ties += row.phase == kTies || row.phase == kListedTies ? 1 : 0;
-      beside += row.phase == kListed ? 1 : 0;
+      again += row.phase == kListed ? 1 : 0;
       bins += row.phase == kNarrowing ? 1 : 0;
     }
     for (const std::uint32_t length : lengths) {
-      listed += length == kOverflowed ? 0 : length;
-      longest = std::max(longest, length == kOverflowed ? 0 : length);
+      listed += length;
+      overflowed += length > kPartKeys ? 1 : 0;
     }
-    std::printf("(after the first round: %zu rows with ties, %zu missed, %zu overflowed; %.1f keys listed a row, longest "
-                "part %u) ",
-                ties, beside, bins, static_cast<double>(listed) / static_cast<double>(rows), longest);
+    std::printf("(after the first round: %zu rows with ties, %zu to be listed once more, %zu for bins; %.1f keys in the "
+                "range a row, %zu parts overflowed) ",
+                ties, again, bins, static_cast<double>(listed) / static_cast<double>(rows), overflowed);
     std::printf("start without a sample %.3f ms, with 2000 keys %.3f ms; ", start_ms(launched.task, search, 0),
                 start_ms(launched.task, search, 2000));
   }

@@ -34,9 +34,9 @@ struct CountShape {
   static constexpr int kConsumers = 2;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = TileShape<kHeadDim>::kKeys;
-  static constexpr int kStages = kHeadDim <= 64 ? 3 : 2;
+  static constexpr int kStages = kHeadDim <= 192 ? 3 : 2;
   static constexpr int kQueryBuffers = kHeadDim <= 64 ? 2 : 1;
-  static constexpr int kQueueDepth = kHeadDim <= 128 ? 64 : 48;  ///< keys of a lane's row
+  static constexpr int kQueueDepth = kHeadDim <= 64 ? 64 : 48;  ///< keys of a lane's row
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
   static constexpr int kKeyBytes = kKeys * kHeadDim * 2;
   static constexpr int kLoaderRegisters = 40;

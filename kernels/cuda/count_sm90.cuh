@@ -8,6 +8,8 @@
 // into the row's list, of which each of the four lanes that share the row has a part of its own, so that nothing has to
 // be agreed; or, slowly, into its bins.
 
+#include <cuda_bf16.h>
+
 #include "kernels/cuda/count_params_sm90.hpp"
 #include "kernels/cuda/score_order.cuh"
 #include "kernels/cuda/search.hpp"
@@ -217,9 +219,8 @@ static __device__ std::uint32_t record_key(const SearchRow* row, std::uint32_t* 
   }
   if (phase == kListed || phase == kListedTies) {
     const std::uint32_t length = list[kPartKeys];
-    const bool fits = length < kPartKeys;
-    if (fits) list[length] = listed;
-    list[kPartKeys] = fits ? length + 1 : kOverflowed;
+    if (length < kPartKeys) list[length] = listed;
+    if (length != kUnknown) list[kPartKeys] = length + 1;
     return 0;
   }
   if (phase != kExact) atomicAdd(words + (offset >> row->shift), 1u);
@@ -252,6 +253,16 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
 
   __device__ void begin(const WorkItem& item) {
     bool plain = false;
+    SearchRow rows[2];
+    std::uint32_t lengths[2] = {0, 0};
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {  // all that is read, at once
+      rows[r].phase = kExact;
+      part_[r] = p_.words + this->stream_row(item, r) * kListWords + lane() % 4 * kPartWords;
+      if (!this->exists(item, r)) continue;
+      rows[r] = p_.rows[this->stream_row(item, r)];
+      lengths[r] = part_[r][kPartKeys];
+    }
     whole_begin_ = 0;
     whole_end_ = static_cast<int>(p_.attend.num_keys / Shape::kKeys);
 #pragma unroll
@@ -267,13 +278,12 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
         whole_begin_ = max(whole_begin_, (first_[r] + Shape::kKeys - 1) / Shape::kKeys);
         whole_end_ = min(whole_end_, (last_[r] + 1) / Shape::kKeys);
       }
-      part_[r] = p_.words + at * kListWords + lane() % 4 * kPartWords;
       least_[r] = most_[r] = INFINITY;  // what is queued or counted all the same is not read
       over_[r] = 0;
       length_[r] = 0;
       way_[r] = kNoWay;
       next_[r] = queue_begin(r);
-      if (exists && p_.rows[at].phase != kExact) plain = plain || !take_fast(r, p_.rows[at]);
+      if (rows[r].phase != kExact) plain = plain || !take_fast(r, rows[r], lengths[r]);
       if (kAdds) {
         weights_.begin(r);
         weights_.carry_in(r, exists ? p_.attend.first[at] : -INFINITY, exists ? p_.attend.sum[at] : 0.0f);
@@ -286,7 +296,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   }
 
   /// The range in scores as they are. False where it has no end that a score which is not seen lies under.
-  __device__ bool take_fast(int r, const SearchRow& row) {
+  __device__ bool take_fast(int r, const SearchRow& row, std::uint32_t length) {
     const float least = least_factor(score_of(row.low), p_.attend.scale_log2, false);
     const float over = least_factor(score_of(row.high), p_.attend.scale_log2, true);
     if (!(least > -INFINITY && over <= INFINITY)) return false;
@@ -295,16 +305,16 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     way_[r] = row.phase == kListed                              ? kToList
               : row.phase == kTies || row.phase == kListedTies ? kToTies
                                                                : kToBins;
-    if (way_[r] == kToList) go_on_with(r, part_[r]);
+    if (way_[r] == kToList) go_on_with(r, length);
     return true;
   }
   /// Lists are written in pieces: what an earlier launch left behind the last whole one is queued again.
-  __device__ void go_on_with(int r, const std::uint32_t* part) {
-    length_[r] = min(part[kPartKeys], std::uint32_t{kFull});  // an overflowed part stays one
-    const std::uint32_t rest = length_[r] % kPiece;
-    length_[r] -= rest;
-    for (std::uint32_t i = 0; i < rest; ++i) queued(r, i) = __uint_as_float(part[length_[r] + i]);
-    next_[r] += rest * kQueueStep;
+  __device__ void go_on_with(int r, std::uint32_t length) {
+    length_[r] = min(length, kUnknown / 2);
+    if (length > kPartKeys) return;
+    length_[r] -= length % kPiece;
+    for (std::uint32_t i = 0; i < length % kPiece; ++i) queued(r, i) = __uint_as_float(part_[r][length_[r] + i]);
+    next_[r] += length % kPiece * kQueueStep;
   }
 
   /// Address in shared memory.
@@ -388,15 +398,18 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
 
   /// The fast way. Of ties the positions are looked for, not the scores: keys of these are few.
   __device__ void queue_scores(const WorkItem& item, const Scores& s, std::int32_t tile) {
-    constexpr std::uint32_t kMost = (Shape::kQueueDepth - kScores / 2) * kQueueStep;
-    const bool may_overflow = next_[0] > queue_begin(0) + kMost || next_[1] > queue_begin(1) + kMost;
-    if (__any_sync(0xFFFFFFFFu, may_overflow)) empty_queues();
-    const std::uint32_t before[2] = {next_[0], next_[1]};
+    bool found = false;
 #pragma unroll
-    for (int i = 0; i < kScores; i += 4) queue_four(s[i], s[i + 1], s[i + 2], s[i + 3]);
-    if (!has_ties_) return;
-    const bool found = (way_[0] == kToTies && next_[0] != before[0]) || (way_[1] == kToTies && next_[1] != before[1]);
-    if (__any_sync(0xFFFFFFFFu, found)) record<true>(item, s, tile);
+    for (int group = 0; group < kScores; group += 2 * kGroup) {
+      constexpr std::uint32_t kMost = (Shape::kQueueDepth - kGroup) * kQueueStep;
+      const bool may_overflow = next_[0] > queue_begin(0) + kMost || next_[1] > queue_begin(1) + kMost;
+      if (__any_sync(0xFFFFFFFFu, may_overflow)) empty_queues();
+      const std::uint32_t before[2] = {next_[0], next_[1]};
+#pragma unroll
+      for (int i = group; i < group + 2 * kGroup; i += 4) queue_four(s[i], s[i + 1], s[i + 2], s[i + 3]);
+      found = found || (way_[0] == kToTies && next_[0] != before[0]) || (way_[1] == kToTies && next_[1] != before[1]);
+    }
+    if (has_ties_ && __any_sync(0xFFFFFFFFu, found)) record<true>(item, s, tile);
   }
   /// Two scores of each row. NaN counts as the largest. All addresses come before the stores: one that is advanced in
   /// its own register waits for the store to have read it.
@@ -419,7 +432,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
           "n"(kQueueStep)
         : "memory");
   }
-  /// But for less than a piece of what is listed.
+  /// But for less than a piece of what is listed. What finds no room in a list is counted.
   __device__ void empty_queues() {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -427,14 +440,9 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       std::uint32_t taken = 0;
       if (way_[r] == kToList) {
 #pragma unroll 1
-        for (; taken + kPiece <= length; taken += kPiece) {
-          if (length_[r] + kPiece > kPartKeys) {
-            length_[r] = kFull;
-            continue;
-          }
+        for (; taken + kPiece <= length; taken += kPiece, length_[r] += kPiece) {
           const float4 piece{queued(r, taken), queued(r, taken + 1), queued(r, taken + 2), queued(r, taken + 3)};
-          __stwb(reinterpret_cast<float4*>(part_[r] + length_[r]), piece);
-          length_[r] += kPiece;
+          if (length_[r] < kSureKeys) __stwb(reinterpret_cast<float4*>(part_[r] + length_[r]), piece);
         }
         for (std::uint32_t i = 0; i < kPiece - 1; ++i) {
           if (taken + i < length) queued(r, i) = queued(r, taken + i);
@@ -452,10 +460,10 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   /// The last keys of the lane's part, and how many there are.
   __device__ void close_list(int r) {
     const std::uint32_t rest = (next_[r] - queue_begin(r)) / kQueueStep;
-    for (std::uint32_t i = 0; i < rest && length_[r] < kFull; ++i) {
-      part_[r][length_[r]++] = __float_as_uint(queued(r, i));
+    for (std::uint32_t i = 0; i < rest; ++i, ++length_[r]) {
+      if (length_[r] < kPartKeys) part_[r][length_[r]] = __float_as_uint(queued(r, i));
     }
-    part_[r][kPartKeys] = length_[r] < kFull ? length_[r] : kOverflowed;
+    part_[r][kPartKeys] = length_[r] < kUnknown / 2 ? length_[r] : kUnknown;
   }
   __device__ void count_in_bin(float s, std::uint32_t* words) {
     const SearchRow& row = p_.rows[(words - p_.words) / kListWords];
@@ -505,7 +513,9 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       over += __shfl_xor_sync(0xFFFFFFFFu, over, 2);
       if (!this->exists(item, r)) continue;
       const std::int64_t at = this->stream_row(item, r);
-      if (over > 0 && lane() % 4 == 0) p_.rows[at].over += over;
+      if (over > 0 && lane() % 4 == 0) {  // nobody else does; but this need not be waited for
+        atomicAdd(reinterpret_cast<unsigned long long*>(&p_.rows[at].over), static_cast<unsigned long long>(over));
+      }
       if (!plain_ && way_[r] == kToList) close_list(r);
       if (kAdds && lane() % 4 == 0) {
         p_.attend.first[at] = weights_.first(r);
@@ -515,10 +525,10 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   }
 
   enum Way { kNoWay, kToList, kToBins, kToTies };
-  static constexpr std::uint32_t kFull = kPartKeys + 1;  ///< length of a part that has overflowed
+  static constexpr int kGroup = kScores / 4;              ///< keys of a row that are queued before it is looked again
   static constexpr std::uint32_t kPiece = 4;  ///< keys of a list that are written at once
   static constexpr std::uint32_t kQueueStep = sizeof(CountTiles<Shape>::queued[0]);
-  static_assert(kScores / 2 + kPiece <= Shape::kQueueDepth && kPartWords % kPiece == 0);
+  static_assert(kGroup + kPiece <= Shape::kQueueDepth && kSureKeys % kPiece == 0 && kSureKeys + kPiece > kPartKeys);
 
   int first_[2], last_[2];       ///< keys that the rows see
   int whole_begin_, whole_end_;  ///< tiles that all rows of the warp see the whole of
@@ -539,7 +549,10 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
   using Walk = ScoreWalk<Shape, Element>;
   using typename Walk::Scores;
   using Walk::kScores, Walk::lane, Walk::key_of;
+  using Packed = __nv_bfloat162;
   static constexpr int kTiles = kSampledKeys / Shape::kKeys;
+  static constexpr int kPacked = kTiles * kScores / 4;  ///< pairs of scores of a row
+  static_assert(kPacked <= 256);
 
  public:
   using Walk::Walk;
@@ -576,22 +589,31 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       const typename Walk::TileKeys keys = this->keys_of(max(item.num_tiles - 1 - n, 0));
+      const int begin = max(keys.begin, static_cast<int>(max(first_key - keys.start, std::int64_t{0})));
+      int end = static_cast<int>(min(last_key - keys.start, std::int64_t{keys.end - 1})) + 1;
+      if (n >= item.num_tiles) end = begin;
 #pragma unroll
       for (int i = 0; i < kScores; i += 4) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& s = s_[n][i + 2 * r + e];
-          const int key = key_of(i, e);
-          const bool counts = n < item.num_tiles && key >= keys.begin && key < keys.end &&
-                              keys.start + key >= first_key && keys.start + key <= last_key;
+          const bool counts = key_of(i, e) >= begin && key_of(i, e) < end;
           least = fminf(least, counts ? s : INFINITY);
-          most = fmaxf(most, counts ? s : -INFINITY);
-          if (!counts) s = -INFINITY;
+          s = counts ? s : -INFINITY;
+          most = fmaxf(most, s);
         }
       }
     }
     least = -quad_max(-least);
     most = quad_max(most);
+    Packed packed[kPacked];
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+        packed[(n * kScores + i) / 4] = __floats2bfloat162_rn(s_[n][i + 2 * r] - least, s_[n][i + 2 * r + 1] - least);
+      }
+    }
     const bool exists = this->exists(item, r);
     SearchRow* state = p_.rows + (exists ? this->stream_row(item, r) : 0);
     const std::int64_t num_visible = p_.first_query + row + 1;
@@ -599,12 +621,12 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
     const float share = exists ? static_cast<float>(state->wanted) / static_cast<float>(num_visible) : 0.0f;
     const float rank = share * count;
     const float spread = 3.5f * sqrtf(rank * (1.0f - share)) + 3.0f;
-    const float bottom = around(r, least, most, rank + spread).x;
+    const float bottom = least + around(packed, most - least, rank + spread).x;
     float top = most;
-    if (__any_sync(0xFFFFFFFFu, rank > spread)) top = around(r, least, most, rank - spread).y;
+    if (__any_sync(0xFFFFFFFFu, rank > spread)) top = least + around(packed, most - least, rank - spread).y;
     const float width = fmaxf(top - bottom, 1e-6f * fmaxf(fabsf(top), fabsf(bottom)));
-    const float low = (bottom - width * (rank + spread < count ? 0.01f : 1.0f)) * p_.attend.scale_log2;
-    const float high = (top + width * (rank > spread ? 0.01f : 1.0f)) * p_.attend.scale_log2;
+    const float low = (bottom - width * (rank + spread < count ? 0.02f : 1.0f)) * p_.attend.scale_log2;
+    const float high = (top + width * (rank > spread ? 0.02f : 1.0f)) * p_.attend.scale_log2;
     const bool takes =
         exists && state->phase == kNarrowing && fabsf(low) < 1e30f && fabsf(high) < 1e30f;  // not where one is NaN
     __syncwarp();  // all lanes have read
@@ -617,22 +639,18 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
     state->shift = shift_for(static_cast<std::uint64_t>(std::int64_t{state->high} - std::int64_t{state->low}));
   }
 
-  /// Between which two scores, one a 4,096th of all the way over the other, `rank` others are passed, by
-  /// bisection; all lanes take part.
-  __device__ float2 around(int r, float least, float most, float rank) const {
-    float2 ends{least, most};
+  /// Between which two scores `rank` others are passed, by bisection of [0, most] to a 4,096th or to neighbours in
+  /// bfloat16; all lanes take part.
+  __device__ static float2 around(const Packed (&packed)[kPacked], float most, float rank) {
+    float2 ends{0.0f, most};
+#pragma unroll 1
     for (int i = 0; i < 12; ++i) {
-      const float middle = 0.5f * ends.x + 0.5f * ends.y;
-      int over = 0;
+      const Packed middle = __float2bfloat162_rn(0.5f * (ends.x + ends.y));
+      Packed over[2] = {__hge2(packed[0], middle), __hge2(packed[1], middle)};  // numbers of so few are exact
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-        for (int j = 0; j < kScores; j += 4) {
-#pragma unroll
-          for (int e = 0; e < 2; ++e) over += s_[n][j + e + 2 * r] >= middle ? 1 : 0;
-        }
-      }
-      (quad_sum(static_cast<float>(over)) > rank ? ends.x : ends.y) = middle;
+      for (int j = 2; j < kPacked; ++j) over[j % 2] = __hadd2(over[j % 2], __hge2(packed[j], middle));
+      const float total = __low2float(over[0]) + __high2float(over[0]) + __low2float(over[1]) + __high2float(over[1]);
+      (quad_sum(total) > rank ? ends.x : ends.y) = __low2float(middle);
     }
     return ends;
   }

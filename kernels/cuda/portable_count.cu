@@ -33,7 +33,7 @@ struct RowCounts {
     if (ordered > high[i] || ordered < low[i]) return;
     const std::int64_t row = tile.partial_row(p, QueryTile::row_of(i));
     if (phase[i] == kListed || phase[i] == kListedTies) {  // bins then
-      p.bins[row * p.search_words + kPartKeys] = kOverflowed;
+      p.bins[row * p.search_words + kPartKeys] = kUnknown;
       return;
     }
     std::int64_t offset = static_cast<std::uint32_t>(ordered) - static_cast<std::uint32_t>(low[i]);

@@ -143,6 +143,29 @@ __device__ void search_beside(SearchRow& row, bool above, std::int64_t missing, 
   search_scores(row, above ? beside : kUnderAllScores + 1, above ? kLargestScore : beside, kNarrowing);
 }
 
+/// The threshold is the `wanted`-th of all keys in the range, some of which the list does not hold: of those that it
+/// holds it is that one or one up to so many places before.
+__device__ void search_among(const SearchTask& task, SearchRow& row, const ListedKeys& keys, int wanted,
+                             std::uint32_t* bins, std::int64_t query) {
+  constexpr int kMostMissing = kListParts * kSureKeys / 3;  // of about twice as many the next list is to have room for
+  const std::uint32_t low = place_of(row.low);
+  const std::uint32_t high = place_of(row.high);
+  std::int32_t least = row.low;
+  std::int32_t most = row.high;
+  if (wanted <= keys.total()) least = ordered_at(keys.cut(low, high, wanted, bins).low);
+  const int above = wanted - keys.missing() - 1;
+  if (above > 0) {
+    const auto cut = keys.cut(low, high, above, bins);
+    most = cut.kept == above ? ordered_at(cut.low - 1) : ordered_at(cut.low);
+  }
+  if (least == most) return search_ties(task, row, least, keys.total(), query);
+  if (++row.misses <= kMostMisses && keys.missing() <= kMostMissing &&
+      list_scores(row, score_of(least), score_of(most))) {
+    return;
+  }
+  search_scores(row, least, most, kNarrowing);
+}
+
 /// Ends a round in which the row's keys were listed.
 __device__ void narrow_list(const SearchTask& task, SearchRow& row, const std::uint32_t* list, std::uint32_t* bins,
                             std::int64_t query) {
@@ -150,16 +173,17 @@ __device__ void narrow_list(const SearchTask& task, SearchRow& row, const std::u
   const ListedKeys keys(list, [&](std::uint32_t word) {
     return ties ? word : place_of(ordered_bits(__fmul_rn(__uint_as_float(word), task.scale_log2)));
   });
-  if (keys.overflowed()) {
+  if (!keys.is_known() || (ties && keys.missing() > 0)) {
     ++row.misses;
     if (ties) return search_positions(row, row.first, row.last, kTies);
-    // Too many are in the range, or over it.
     if (row.over >= row.wanted) return search_scores(row, row.high + 1, kLargestScore, kNarrowing);
     return search_scores(row, row.low, row.high, kNarrowing);
   }
-  if (row.over >= row.wanted) return search_beside(row, true, row.over - row.wanted, keys.total());
+  const int listed = keys.total() + keys.missing();
+  if (row.over >= row.wanted) return search_beside(row, true, row.over - row.wanted, listed);
   const std::int64_t wanted = row.wanted - row.over;
-  if (keys.total() < wanted) return search_beside(row, false, wanted - keys.total(), keys.total());
+  if (listed < wanted) return search_beside(row, false, wanted - listed, listed);
+  if (keys.missing() > 0) return search_among(task, row, keys, static_cast<int>(wanted), bins, query);
   const std::uint32_t low = ties ? 0 : place_of(row.low);
   const std::uint32_t high = ties ? static_cast<std::uint32_t>(row.last - row.first) : place_of(row.high);
   const auto cut = keys.cut(low, high, static_cast<int>(wanted), bins);
@@ -256,11 +280,11 @@ __device__ void refine_range(const SearchTask& task, SearchRow& row, const std::
   const ListedKeys keys(list, [&](std::uint32_t word) {
     return place_of(ordered_bits(__fmul_rn(__uint_as_float(word), task.scale_log2)));
   });
-  if (num_samples < kLeastSamples || keys.overflowed() || keys.total() == 0) return;
+  if (num_samples < kLeastSamples || !keys.is_known() || keys.total() == 0) return;
   const auto samples = static_cast<float>(num_samples);
   const float share = static_cast<float>(row.wanted) / static_cast<float>(num_visible);
   const float spread = 3.5f * sqrtf(share * (1.0f - share) * samples) + 2.0f;
-  const auto highest = static_cast<std::int64_t>(share * samples - spread);
+  const auto highest = static_cast<std::int64_t>(share * samples - spread) - keys.missing();
   const auto lowest = static_cast<std::int64_t>(share * samples + spread) + 1;
   std::uint32_t mine[8];
   keys.count(place_of(row.low), place_of(row.high), row.shift, bins, mine);

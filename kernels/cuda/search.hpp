@@ -44,8 +44,10 @@ inline constexpr int kListParts = 4;
 inline constexpr int kPartWords = 256;
 inline constexpr int kPartKeys = kPartWords - 1;  ///< as many fit; the length is the last word
 inline constexpr std::int64_t kListWords = kListParts * kPartWords;
-/// Length of a part that did not hold all: what it holds says nothing.
-inline constexpr std::uint32_t kOverflowed = 0xFFFFFFFFu;
+/// A part that did not hold all has as length how many there were, and holds the first so many of them at least.
+inline constexpr int kSureKeys = 252;
+/// Length of a part that is of no use.
+inline constexpr std::uint32_t kUnknown = 0xFFFFFFFFu;
 /// So many keys fit, however they fall on the parts.
 inline constexpr std::int64_t kSureToFit = 248;
 /// Query rows that share a flag of being searched still.

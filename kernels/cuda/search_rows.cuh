@@ -92,9 +92,12 @@ class ListedKeys {
     const int lane = static_cast<int>(threadIdx.x % 32);
     const std::uint32_t* part = list + lane / 8 * kPartWords;
     length_ = part[kPartKeys];
-    overflowed_ = __any_sync(0xFFFFFFFFu, length_ == kOverflowed);
-    if (overflowed_) length_ = 0;
+    is_known_ = !__any_sync(0xFFFFFFFFu, length_ == kUnknown);
+    if (!is_known_) length_ = 0;
+    const std::uint32_t all = __reduce_add_sync(0xFFFFFFFFu, lane % 8 == 0 ? length_ : 0);
+    if (length_ > kPartKeys) length_ = kSureKeys;
     total_ = __reduce_add_sync(0xFFFFFFFFu, lane % 8 == 0 ? length_ : 0);
+    missing_ = all - total_;
     longest_ = __reduce_max_sync(0xFFFFFFFFu, length_);
     const auto* pieces = reinterpret_cast<const uint4*>(part) + lane % 8;
     uint4 piece[kPieces];
@@ -111,9 +114,10 @@ class ListedKeys {
       keys_[4 * i + 3] = f(piece[i].w);
     }
   }
-  /// The list is of no use.
-  __device__ bool overflowed() const { return overflowed_; }
+  __device__ bool is_known() const { return is_known_; }
   __device__ int total() const { return static_cast<int>(total_); }
+  /// So many more keys were in the range, and found no room.
+  __device__ int missing() const { return static_cast<int>(missing_); }
 
   /// Numbers of keys in bins of 2^shift from `low` on, those outside apart; `bins`: 256 words of the warp's own.
   __device__ void count(std::uint32_t low, std::uint32_t high, int shift, std::uint32_t* bins,
@@ -165,8 +169,8 @@ class ListedKeys {
   __device__ static std::uint32_t place(int i) { return 4 * (threadIdx.x % 8) + 32 * static_cast<unsigned>(i); }
 
   std::uint32_t length_, longest_;
-  std::uint32_t total_;
-  bool overflowed_;
+  std::uint32_t total_, missing_;
+  bool is_known_;
   std::uint32_t keys_[4 * kPieces];
 };
 
