@@ -28,21 +28,31 @@ inline constexpr int kSampledKeys = 256;
 
 /// As TileShape, without values, and with little ahead, so with room for queues: the deeper they are, the less often
 /// they are emptied, which holds up the three other warps that multiply together. Keys a tile are the same.
-template <int kHeadDim_>
-struct CountShape {
+template <int kHeadDim_, int kConsumers_>
+struct ScoreShape {
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr int kConsumers = 2;
+  static constexpr int kConsumers = kConsumers_;
   static constexpr int kRows = 64 * kConsumers;
   static constexpr int kKeys = TileShape<kHeadDim>::kKeys;
-  static constexpr int kStages = kHeadDim <= 192 ? 3 : 2;
-  static constexpr int kQueryBuffers = kHeadDim <= 64 ? 2 : 1;
-  static constexpr int kQueueDepth = kHeadDim <= 64 ? 64 : 48;  ///< keys of a lane's row
+  static constexpr int kStages = kHeadDim <= 64 ? 3 : 2;
+  static constexpr int kQueryBuffers = 1;
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
   static constexpr int kKeyBytes = kKeys * kHeadDim * 2;
-  static constexpr int kLoaderRegisters = 40;
-  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kQueueDepth = kHeadDim <= 64 ? 48 : 36;  ///< keys of a lane's row
+  static constexpr int kLoaderRegisters = kConsumers == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
   static constexpr int kThreads = 128 * (kConsumers + 1);
 };
+
+/// A guess holds its scores in registers.
+template <int kHeadDim>
+using SampleShape = ScoreShape<kHeadDim, 2>;
+/// Counting waits for its own comparisons: three warps of a scheduler have something to do more often than two.
+constexpr int count_warpgroups(std::int64_t head_dim) {
+  return head_dim <= 128 ? 3 : 2;
+}
+template <int kHeadDim>
+using CountShape = ScoreShape<kHeadDim, count_warpgroups(kHeadDim)>;
 
 void launch_count(const CountParams& params, const CountMaps& maps, ElementType type, bool adds, cudaStream_t stream);
 void launch_guess(const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t stream);

@@ -5,10 +5,10 @@
 namespace ringscan::cuda {
 namespace {
 
-template <CountWork kWork>
+template <template <int> typename ShapeOf, CountWork kWork>
 void launch(const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t stream) {
   visit_tile_shape(params.attend.head_dim, [&](auto shape) {
-    using Shape = CountShape<decltype(shape)::kHeadDim>;
+    using Shape = ShapeOf<decltype(shape)::kHeadDim>;
     if (type == ElementType::kBfloat16) {
       launch_persistent<CountTiles<Shape>, Shape::kThreads>(count_kernel<Shape, Bf16, kWork>, params.attend.num_items,
                                                             params, maps, stream);
@@ -23,14 +23,14 @@ void launch(const CountParams& params, const CountMaps& maps, ElementType type, 
 
 void launch_count(const CountParams& params, const CountMaps& maps, ElementType type, bool adds, cudaStream_t stream) {
   if (adds) {
-    launch<CountWork::kCountAndAdd>(params, maps, type, stream);
+    launch<CountShape, CountWork::kCountAndAdd>(params, maps, type, stream);
   } else {
-    launch<CountWork::kCount>(params, maps, type, stream);
+    launch<CountShape, CountWork::kCount>(params, maps, type, stream);
   }
 }
 
 void launch_guess(const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t stream) {
-  launch<CountWork::kSample>(params, maps, type, stream);
+  launch<SampleShape, CountWork::kSample>(params, maps, type, stream);
 }
 
 }  // namespace ringscan::cuda

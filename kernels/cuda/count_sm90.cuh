@@ -171,15 +171,13 @@ class ScoreWalk {
                         advance(k, block * Shape::kKeys * 128 + within), d > 0);
     }
     wgmma_commit();
-    k_at_.advance();
   }
-  /// A tile's scores are there: all queued but `kLater` tiles.
-  template <int kLater>
+  /// The tile's scores are there.
   __device__ void arrive(Scores& s) {
-    wgmma_wait<kLater>();
+    wgmma_wait<0>();
     pin(s);
-    shared_.k_ring.release(used_at_);
-    used_at_.advance();
+    shared_.k_ring.release(k_at_);
+    k_at_.advance();
   }
 
   /// Keys of a tile that rows may see, in the tile's own numbers.
@@ -201,7 +199,6 @@ class ScoreWalk {
   const int warpgroup_;
   typename decltype(CountTiles<Shape>::q_ring)::Position q_at_;
   typename decltype(CountTiles<Shape>::k_ring)::Position k_at_;
-  typename decltype(CountTiles<Shape>::k_ring)::Position used_at_;
 };
 
 /// What counts rarely and slowly: bins, positions, and lists of rows that the fast way does not take. Returns what is to
@@ -324,36 +321,18 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   }
   __device__ float& queued(int r, std::uint32_t i) { return this->shared_.queued[i][r][threadIdx.x - 128]; }
 
+  /// The other warpgroups' tiles are multiplied while this one takes its scores.
   __device__ void walk(const WorkItem& item) {
-    Scores even, odd;
-    std::int32_t tile = item.first_tile + item.num_tiles - 1;
-    if (plain_) {
-      for (; tile >= item.first_tile; --tile) {
-        this->queue(even);
-        this->template arrive<0>(even);
-        take<true>(item, even, tile);
+    Scores s;
+    for (std::int32_t tile = item.first_tile + item.num_tiles - 1; tile >= item.first_tile; --tile) {
+      this->queue(s);
+      this->arrive(s);
+      if (plain_) {
+        take<true>(item, s, tile);
+      } else {
+        take<false>(item, s, tile);
       }
-      return;
     }
-    this->queue(even);
-    for (std::int32_t pairs = (item.num_tiles - 1) / 2; pairs > 0; --pairs) {
-      step(item, even, odd, tile--);
-      step(item, odd, even, tile--);
-    }
-    if (tile > item.first_tile) {
-      step(item, even, odd, tile--);
-      this->template arrive<0>(odd);
-      take<false>(item, odd, tile);
-    } else {
-      this->template arrive<0>(even);
-      take<false>(item, even, tile);
-    }
-  }
-  /// Takes one tile's scores while the next tile's are multiplied.
-  __device__ void step(const WorkItem& item, Scores& mine, Scores& next, std::int32_t tile) {
-    this->queue(next);
-    this->template arrive<1>(mine);
-    take<false>(item, mine, tile);
   }
 
   template <bool kPlain>
@@ -370,7 +349,8 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     if (kPlain) {
       record<false>(item, s, tile);
     } else {
-      queue_scores(item, s, tile);
+      queue_scores(s);
+      if (has_ties_) take_ties(item, s, tile);
     }
     if (kAdds) {
       const int unseen[2] = {0, 0};
@@ -396,20 +376,27 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
     return seen;
   }
 
-  /// The fast way. Of ties the positions are looked for, not the scores: keys of these are few.
-  __device__ void queue_scores(const WorkItem& item, const Scores& s, std::int32_t tile) {
-    bool found = false;
+  /// The fast way.
+  __device__ void queue_scores(const Scores& s) {
 #pragma unroll
     for (int group = 0; group < kScores; group += 2 * kGroup) {
       constexpr std::uint32_t kMost = (Shape::kQueueDepth - kGroup) * kQueueStep;
       const bool may_overflow = next_[0] > queue_begin(0) + kMost || next_[1] > queue_begin(1) + kMost;
       if (__any_sync(0xFFFFFFFFu, may_overflow)) empty_queues();
-      const std::uint32_t before[2] = {next_[0], next_[1]};
 #pragma unroll
       for (int i = group; i < group + 2 * kGroup; i += 4) queue_four(s[i], s[i + 1], s[i + 2], s[i + 3]);
-      found = found || (way_[0] == kToTies && next_[0] != before[0]) || (way_[1] == kToTies && next_[1] != before[1]);
     }
-    if (has_ties_ && __any_sync(0xFFFFFFFFu, found)) record<true>(item, s, tile);
+  }
+  /// Of ties the positions are looked for, not the scores. Such keys are few: that one was queued says that there are.
+  __device__ void take_ties(const WorkItem& item, const Scores& s, std::int32_t tile) {
+    bool found = false;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (way_[r] != kToTies) continue;
+      found = found || next_[r] != queue_begin(r);
+      next_[r] = queue_begin(r);
+    }
+    if (__any_sync(0xFFFFFFFFu, found)) record<true>(item, s, tile);
   }
   /// Two scores of each row. NaN counts as the largest. All addresses come before the stores: one that is advanced in
   /// its own register waits for the store to have read it.
@@ -447,7 +434,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
         for (std::uint32_t i = 0; i < kPiece - 1; ++i) {
           if (taken + i < length) queued(r, i) = queued(r, taken + i);
         }
-      } else {
+      } else if (way_[r] != kToTies) {
 #pragma unroll 1
         for (; taken < length; ++taken) {
           if (way_[r] == kToBins) count_in_bin(queued(r, taken), words_of(r));
@@ -528,6 +515,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   static constexpr int kGroup = kScores / 4;              ///< keys of a row that are queued before it is looked again
   static constexpr std::uint32_t kPiece = 4;  ///< keys of a list that are written at once
   static constexpr std::uint32_t kQueueStep = sizeof(CountTiles<Shape>::queued[0]);
+  static_assert(kScores / 2 <= Shape::kQueueDepth);  // ties stay queued to the end of a tile
   static_assert(kGroup + kPiece <= Shape::kQueueDepth && kSureKeys % kPiece == 0 && kSureKeys + kPiece > kPartKeys);
 
   int first_[2], last_[2];       ///< keys that the rows see
@@ -564,7 +552,7 @@ class SampleConsumer : public ScoreWalk<Shape, Element> {
       for (int tile = 0; tile < kTiles; ++tile) {
         if (tile < item.num_tiles) {
           this->queue(s_[tile]);
-          this->template arrive<0>(s_[tile]);
+          this->arrive(s_[tile]);
         }
       }
       this->end_item();

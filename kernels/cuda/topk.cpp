@@ -10,16 +10,20 @@
 namespace ringscan::cuda {
 namespace {
 
-constexpr std::int64_t kRows = CountShape<128>::kRows;
+constexpr std::int64_t kSampleRows = SampleShape<128>::kRows;
+std::int64_t count_rows(std::int64_t head_dim) {
+  return 64 * count_warpgroups(head_dim);
+}
 /// A sample has one of so many keys at least, and is not made of fewer.
 constexpr std::int64_t kSampleStep = 8;
 constexpr std::int64_t kLeastSample = 256;
 
-CountParams count_params(const AttendTask& task, const DeviceSearch& search, std::uint32_t* workspace) {
+CountParams count_params(const AttendTask& task, std::int64_t rows_a_tile, const DeviceSearch& search,
+                         std::uint32_t* workspace) {
   require_hopper();
   require_scores(task);
   CountParams p;
-  p.attend = score_params(task, kRows, workspace);
+  p.attend = score_params(task, rows_a_tile, workspace);
   p.rows = search.rows;
   p.words = search.bins;
   p.open = search.open + 1;
@@ -28,13 +32,15 @@ CountParams count_params(const AttendTask& task, const DeviceSearch& search, std
 }
 
 template <typename Launch>
-void launch_with(CountParams& params, const AttendTask& task, cudaStream_t stream, Launch&& launch) {
+void launch_with(CountParams& params, std::int64_t rows_a_tile, const AttendTask& task, cudaStream_t stream,
+                 Launch&& launch) {
   check(cudaMemsetAsync(params.attend.next_item, 0, kWorkspaceBytes, stream));
   if (params.attend.num_items == 0) return;
   const std::int64_t tile = key_tile(params.attend.head_dim);
   const PaddedKeys k(task.k, tile, stream);
   params.attend.loadable_keys = k.view().shape[1];
-  const CountMaps maps{query_map(task.q, static_cast<int>(kRows)), permuted_key_map(k.view(), static_cast<int>(tile))};
+  const CountMaps maps{query_map(task.q, static_cast<int>(rows_a_tile)),
+                       permuted_key_map(k.view(), static_cast<int>(tile))};
   launch(params, maps, task.q.type, stream);
 }
 
@@ -51,10 +57,10 @@ AttendTask strided(const AttendTask& task, std::int64_t step) {
 void guess(const AttendTask& task, const DeviceSearch& search, std::uint32_t* workspace, cudaStream_t stream) {
   const std::int64_t step = ceil_div(task.k.shape[1], kSampledKeys);
   const AttendTask sample = strided(task, step);
-  CountParams p = count_params(sample, search, workspace);
+  CountParams p = count_params(sample, kSampleRows, search, workspace);
   p.key_step = step;
   p.takes_all = p.sees_all = true;
-  launch_with(p, sample, stream, launch_guess);
+  launch_with(p, kSampleRows, sample, stream, launch_guess);
 }
 
 /// So many more keys that those in the range that they leave find room in a list: 7 standard deviations of a rank.
@@ -68,9 +74,10 @@ void refine(const AttendTask& task, std::int64_t most_kept, const DeviceSearch& 
   const std::int64_t step = sample_step(most_kept);
   const AttendTask sample = strided(task, step);
   if (sample.k.shape[1] < kLeastSample) return portable::refine_listed_rows(search, 0, 1, 0, 0, stream);
-  CountParams p = count_params(sample, search, workspace);
+  const std::int64_t rows_a_tile = count_rows(task.q.shape[3]);
+  CountParams p = count_params(sample, rows_a_tile, search, workspace);
   p.key_step = step;
-  launch_with(p, sample, stream,
+  launch_with(p, rows_a_tile, sample, stream,
               [](const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t on) {
                 launch_count(params, maps, type, false, on);
               });
@@ -90,14 +97,15 @@ void start_search(const AttendTask& sample, const std::int64_t* keys_kept, std::
 
 void count(const AttendTask& task, const DeviceSearch& search, const DevicePartial* all, std::uint32_t* workspace,
            cudaStream_t stream) {
-  CountParams p = count_params(task, search, workspace);
+  const std::int64_t rows_a_tile = count_rows(task.q.shape[3]);
+  CountParams p = count_params(task, rows_a_tile, search, workspace);
   p.takes_all = search.scale_log2 == 0.0f;  // begun by the portable kernels, which keep no flags
   if (all != nullptr) {
     p.attend.first = all->first;
     p.attend.sum = all->sum;
     p.takes_all = true;
   }
-  launch_with(p, task, stream,
+  launch_with(p, rows_a_tile, task, stream,
               [&](const CountParams& params, const CountMaps& maps, ElementType type, cudaStream_t on) {
                 launch_count(params, maps, type, all != nullptr, on);
               });
