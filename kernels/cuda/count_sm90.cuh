@@ -130,7 +130,7 @@ class ScoreWalk {
   using Scores = float[kScores];
 
   __device__ ScoreWalk(const CountParams& p, CountTiles<Shape>& shared)
-      : p_(p), shared_(shared), warpgroup_(static_cast<int>(threadIdx.x / 128) - 1) {}
+      : p_(p), shared_(shared), warpgroup_(__reduce_max_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x / 128)) - 1) {}
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
   __device__ int row_of(int r) const {
@@ -147,7 +147,7 @@ class ScoreWalk {
     shared_.q_ring.wait_full(q_at_);
     std::uint32_t index = 0;
     if (lane() == 0) index = shared_.item[q_at_.slot];
-    index = __shfl_sync(0xFFFFFFFFu, index, 0);
+    index = __reduce_max_sync(0xFFFFFFFFu, index);
     if (index >= p_.attend.num_items) return false;
     item = count_item<Shape>(p_, index);
     return true;
@@ -159,10 +159,12 @@ class ScoreWalk {
 
   /// The next tile's scores, queued.
   __device__ void queue(Scores& s) {
+    // Descriptors in uniform registers: what leads to them is reduced, if only of one value.
+    const int slot = __reduce_max_sync(0xFFFFFFFFu, k_at_.slot);
     shared_.k_ring.wait_full(k_at_);
     wgmma_fence();
     const std::uint64_t q = matrix_descriptor(shared_.q[q_at_.slot] + warpgroup_ * 64 * 128, 16);
-    const std::uint64_t k = matrix_descriptor(shared_.k[k_at_.slot], 16);
+    const std::uint64_t k = matrix_descriptor(shared_.k[slot], 16);
 #pragma unroll
     for (int d = 0; d < Shape::kHeadDim; d += 16) {
       const int block = d / 64;
