@@ -18,7 +18,7 @@ class Consumer {
   static constexpr int kBlockOut = kBlockDim / 2;  ///< of a thread and block
 
   __device__ Consumer(const AttendParams& p, Shared& shared)
-      : p_(p), shared_(shared), warpgroup_(static_cast<int>(threadIdx.x / 128) - 1) {}
+      : p_(p), shared_(shared), warpgroup_(__reduce_max_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x / 128)) - 1) {}
 
   __device__ void run() {
     TurnOrder::start(warpgroup_);
