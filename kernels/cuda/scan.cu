@@ -67,6 +67,16 @@ ScanParams sizes_of(const ScanInputs& in) {
   return p;
 }
 
+/// The kernels count tokens, and the bytes from one to the next, in 32 bits.
+void require_fits(const ScanParams& p) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 28;
+  std::int64_t largest = std::max(p.tokens / 4, p.y_strides.row);
+  for (const RowsIn* rows : {&p.u, &p.delta, &p.z, &p.b, &p.c}) largest = std::max(largest, rows->strides.row);
+  if (largest > kMost) {
+    throw failure("CUDA scan: found more than 2^30 tokens, or more than 2^28 elements from one token to the next");
+  }
+}
+
 }  // namespace
 
 std::size_t scan_workspace_bytes(const ScanInputs& inputs) {
@@ -94,6 +104,7 @@ void scan(const DeviceScan& task, cudaStream_t stream) {
   p.y = task.y.data;
   p.y_type = task.y.type;
   p.y_strides = row_strides(task.y);
+  require_fits(p);
   p.h_in = task.h_in;
   p.h_out = task.h_out;
   p.delta_parts = task.delta_sum != nullptr ? static_cast<float*>(task.workspace) : nullptr;

@@ -41,6 +41,7 @@ class ScanBlock {
     index /= p.num_groups;
     segment_ = p.num_segments - 1 - index % p.num_segments;
     batch_ = index / p.num_segments;
+    tokens_ = static_cast<int>(p.tokens);
     const std::int64_t group_begin = group_ * p.channels_per_group - p.first_channel;
     const std::int64_t first = group_begin + block * kChannels;
     const std::int64_t end = min(p.channels, group_begin + p.channels_per_group);
@@ -48,6 +49,7 @@ class ScanBlock {
     channel_ = first + threadIdx.x / kLanes;
     exists_ = exists(channel_);
     staged_ = first + threadIdx.x % kChannels;
+    y_begin_ = batch_ * p.y_strides.batch + staged_;
     stages_ = exists(staged_) && static_cast<int>(threadIdx.x) < kChannels * kParts;
     u_ = Source(p.u, batch_, staged_);
     delta_ = Source(p.delta, batch_, staged_);
@@ -65,13 +67,13 @@ class ScanBlock {
   }
 
   __device__ void run() {
-    const std::int64_t begin = segment_ * p_.segment_tokens;
-    const std::int64_t end = min(p_.tokens, begin + p_.segment_tokens);
+    const auto begin = static_cast<int>(segment_ * p_.segment_tokens);
+    const auto end = static_cast<int>(min(p_.tokens, begin + p_.segment_tokens));
     if (p_.y != nullptr) {
       find_state(begin);
       walk(begin, end);
     } else {
-      if (segment_ == p_.num_segments - 1) find_state(p_.tokens);
+      if (segment_ == p_.num_segments - 1) find_state(tokens_);
       if (p_.delta_parts != nullptr) sum_deltas(begin, end);
     }
     if (segment_ == p_.num_segments - 1 && p_.h_out != nullptr) store_state();
@@ -113,34 +115,34 @@ class ScanBlock {
   struct Staged {
     Raw u[kElements], delta[kElements], z[kElements];
     Raw b[kGroupElements], c[kGroupElements];
-    std::int64_t first;  ///< token
+    int first;  ///< token
   };
 
   /// What a thread reads of one input: an element of each token, or of each but some.
   struct Source {
     const std::byte* first_token;
-    std::int64_t row_bytes;
+    int row_bytes;
     bool wide;  ///< float32
 
     Source() = default;
     __device__ Source(const RowsIn& rows, std::int64_t batch, std::int64_t at)
-        : row_bytes(rows.strides.row * bytes_of(rows)), wide(rows.type == ElementType::kFloat32) {
+        : row_bytes(static_cast<int>(rows.strides.row * bytes_of(rows))), wide(rows.type == ElementType::kFloat32) {
       first_token = static_cast<const std::byte*>(rows.data) + (batch * rows.strides.batch + at) * bytes_of(rows);
     }
-    __device__ static std::int64_t bytes_of(const RowsIn& rows) { return rows.type == ElementType::kFloat32 ? 4 : 2; }
-    __device__ const std::byte* token(std::int64_t index) const { return first_token + index * row_bytes; }
+    __device__ static std::int64_t bytes_of(const RowsIn& rows) {
+      return kElementsAre == ScanElements::kAny && rows.type == ElementType::kFloat32 ? 4 : 2;
+    }
+    __device__ const std::byte* token(int index) const { return first_token + std::int64_t{index} * row_bytes; }
     __device__ Raw load(const std::byte* at) const {
       if (kPrecise && wide) return *reinterpret_cast<const Raw*>(at);
       return *reinterpret_cast<const std::uint16_t*>(at);
     }
   };
-  __device__ bool has_token(std::int64_t token) const { return token >= 0 && token < p_.tokens; }
+  __device__ bool has_token(int token) const { return token >= 0 && token < tokens_; }
   /// All tokens of the tile exist, and all channels that this thread stages.
-  __device__ bool is_whole(std::int64_t first) const {
-    return stages_ && first >= 0 && first + kScanTokens <= p_.tokens;
-  }
+  __device__ bool is_whole(int first) const { return stages_ && first >= 0 && first + kScanTokens <= tokens_; }
   /// Tokens [first, first + kScanTokens) into registers; those outside [0, tokens) leave the state as it is.
-  __device__ void fetch(Staged& to, std::int64_t first) const {
+  __device__ void fetch(Staged& to, int first) const {
     to.first = first;
     if (is_whole(first)) {
       fetch_rows<true>(to, first);
@@ -149,21 +151,10 @@ class ScanBlock {
     }
   }
   template <bool kIsWhole>
-  __device__ void fetch_rows(Staged& to, std::int64_t first) const {
-    const bool has_z = p_.z.data != nullptr;
-    const std::byte* u = u_.token(first + token_of(0));
-    const std::byte* delta = delta_.token(first + token_of(0));
-    const std::byte* z = z_.token(first + token_of(0));
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) {
-      const bool wanted = kIsWhole || (stages_ && has_token(first + token_of(i)));
-      to.u[i] = wanted ? u_.load(u) : Raw{0};
-      to.delta[i] = wanted ? delta_.load(delta) : Raw{0};
-      to.z[i] = wanted && has_z ? z_.load(z) : Raw{0};
-      u += kParts * u_.row_bytes;
-      delta += kParts * delta_.row_bytes;
-      z += kParts * z_.row_bytes;
-    }
+  __device__ void fetch_rows(Staged& to, int first) const {
+    fetch_elements<kIsWhole>(to.u, u_, first);
+    fetch_elements<kIsWhole>(to.delta, delta_, first);
+    if (p_.z.data != nullptr) fetch_elements<kIsWhole>(to.z, z_, first);
     // A thread has one state, of tokens that lie kScanThreads / kWidth apart.
     constexpr int kApart = kScanThreads / kWidth;
     const int first_token = static_cast<int>(threadIdx.x) / kWidth;
@@ -177,6 +168,14 @@ class ScanBlock {
       to.c[i] = wanted ? c_.load(c) : Raw{0};
       b += kApart * b_.row_bytes;
       c += kApart * c_.row_bytes;
+    }
+  }
+  template <bool kIsWhole>
+  __device__ void fetch_elements(Raw (&to)[kElements], const Source& from, int first) const {
+    const std::byte* at = from.token(first + token_of(0));
+#pragma unroll
+    for (int i = 0; i < kElements; ++i, at += kParts * from.row_bytes) {
+      to[i] = kIsWhole || (stages_ && has_token(first + token_of(i))) ? from.load(at) : Raw{0};
     }
   }
   __device__ void stage(const Staged& from, int buffer) {
@@ -206,10 +205,10 @@ class ScanBlock {
   }
 
   /// The state before token `end`: sum over s < end of e^(A (delta_(s+1) + ... + delta_(end-1))) delta_s B_s u_s.
-  __device__ void find_state(std::int64_t end) {
+  __device__ void find_state(int end) {
     float since = 0.0f;  // sum of the deltas passed
-    Staged next;
-    for (std::int64_t first = end - kScanTokens; first > -kScanTokens; first -= kScanTokens) {
+    Staged next{};
+    for (int first = end - kScanTokens; first > -kScanTokens; first -= kScanTokens) {
       fetch(next, first);
       __syncthreads();
       stage(next, 0);
@@ -246,12 +245,12 @@ class ScanBlock {
   }
 
   /// Output of the tokens [begin, end). One barrier a tile: a tile's rows go out while the next one is computed.
-  __device__ void walk(std::int64_t begin, std::int64_t end) {
-    Staged next;
+  __device__ void walk(int begin, int end) {
+    Staged next{};
     Raw u[kElements], z[kElements];
     fetch(next, begin);
     int buffer = 0;
-    for (std::int64_t first = begin; first < end; first += kScanTokens, buffer ^= 1) {
+    for (int first = begin; first < end; first += kScanTokens, buffer ^= 1) {
       stage(next, buffer);
       __syncthreads();
       if (first > begin) store(u, z, first - kScanTokens, end, buffer ^ 1);
@@ -308,7 +307,7 @@ class ScanBlock {
     return sum;
   }
 
-  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
+  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], int first, int end,
                         int buffer) const {
     if (!stages_) return;
     if (p_.y_type == ElementType::kBfloat16) {
@@ -321,23 +320,37 @@ class ScanBlock {
       store_as<ElementType::kFloat64>(u, z, first, end, buffer);
     }
   }
+  /// What is asked of a tile is asked once.
   template <ElementType kType>
-  __device__ void store_as(const Raw (&u)[kElements], const Raw (&z)[kElements], std::int64_t first, std::int64_t end,
+  __device__ void store_as(const Raw (&u)[kElements], const Raw (&z)[kElements], int first, int end,
                            int buffer) const {
-    std::int64_t at = batch_ * p_.y_strides.batch + (first + token_of(0)) * p_.y_strides.row + staged_;
-    const auto left = static_cast<int>(min(end - first, std::int64_t{kScanTokens}));
+    const int left = min(end - first, kScanTokens);
+    const bool has_z = p_.z.data != nullptr;
+    if (left < kScanTokens) {
+      store_rows<kType, false>(u, z, has_z, first, left, buffer);
+    } else if (has_z) {
+      store_rows<kType, true>(u, z, true, first, left, buffer);
+    } else {
+      store_rows<kType, true>(u, z, false, first, left, buffer);
+    }
+  }
+  template <ElementType kType, bool kIsWhole>
+  __device__ void store_rows(const Raw (&u)[kElements], const Raw (&z)[kElements], bool has_z, int first,
+                             int left, int buffer) const {
+    const auto row = static_cast<int>(p_.y_strides.row);
+    std::int64_t at = y_begin_ + std::int64_t{first + token_of(0)} * row;
 #pragma unroll
-    for (int i = 0; i < kElements; ++i, at += kParts * p_.y_strides.row) {
-      if (token_of(i) >= left) continue;
+    for (int i = 0; i < kElements; ++i, at += kParts * row) {
+      if (!kIsWhole && token_of(i) >= left) continue;
       float y = fmaf(d_, value(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
-      if (p_.z.data != nullptr) y *= silu(value(z[i], p_.z.type));
+      if (has_z) y *= silu(value(z[i], p_.z.type));
       portable::store_element(p_.y, kType, at, y);
     }
   }
 
-  __device__ void sum_deltas(std::int64_t begin, std::int64_t end) {
+  __device__ void sum_deltas(int begin, int end) {
     constexpr int kAtOnce = 8;
-    for (std::int64_t token = begin + threadIdx.x / kChannels; token < end && stages_; token += kAtOnce * kParts) {
+    for (int token = begin + static_cast<int>(threadIdx.x) / kChannels; token < end && stages_; token += kAtOnce * kParts) {
       Raw raw[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -368,6 +381,8 @@ class ScanBlock {
   Shared& shared_;
   Source u_, delta_, z_, b_, c_;
   std::int64_t group_, segment_, batch_;
+  std::int64_t y_begin_;  ///< place of token 0's output that this thread stores
+  int tokens_;
   std::int64_t channel_;  ///< whose states this thread has
   std::int64_t staged_;   ///< whose inputs it brings
   bool exists_, stages_;
