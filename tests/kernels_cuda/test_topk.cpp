@@ -29,9 +29,24 @@ float whole(std::int64_t, std::int64_t dim, float normal) {
   return dim < 8 ? std::round(normal) : 0.0f;
 }
 
+/// Of 6,000 keys some 1,250 lie where every eighth says that the threshold is: more than a list has room for, if not
+/// many more.
+TopkCase crowded() {
+  TopkCase c;
+  c.name = "crowded beside the sample";
+  c.q = [](auto, auto dim, auto) { return dim < 2 ? 1.0f : 0.0f; };
+  c.k = [](std::int64_t token, std::int64_t dim, float x) {
+    if (dim == 1) return x * 0x1p-9f;  // few ties
+    if (dim > 1) return 0.0f;
+    if (token % 8 == 0) return x;
+    return token * 37 % 35 < 8 ? 1.3f + 0.4f * static_cast<float>(token * 73 % 1000) / 1000.0f : -1.0f;
+  };
+  return c;
+}
+
 /// Inputs that make a search difficult.
 std::vector<TopkCase> difficult() {
-  std::vector<TopkCase> cases(1);
+  std::vector<TopkCase> cases{TopkCase{}, crowded()};
   const auto add = [&](const char* name, const Fill& q, const Fill& k) {
     TopkCase c;
     c.name = name;
@@ -144,6 +159,20 @@ TEST_CASE("topk: scores that mislead a search") {
         c.row_step = seq_len / 100;
         expect_right(c);
       }
+    }
+  }
+}
+
+TEST_CASE("topk: lists that overflow") {
+  TopkCase c = crowded();
+  c.seq_len = 6000;
+  c.heads = 1;
+  c.row_step = 149;
+  for (const std::int64_t head_dim : {64, 128, 256}) {
+    for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{0}, {5003, 2051, 0}}) {
+      c.head_dim = head_dim;
+      c.cuts = cuts;
+      expect_right(c);
     }
   }
 }
