@@ -7,7 +7,6 @@
 #include "apps/commands.hpp"
 #include "apps/progress.hpp"
 #include "engine/analysis.hpp"
-#include "io/activation_file.hpp"
 #include "io/report.hpp"
 
 namespace ringscan {
@@ -19,7 +18,7 @@ void check_outputs(Job& job, const AnalysisRequest& request) {
     if (job.is_root() && !request.plot.empty()) require_gnuplot();
   });
   for (const std::string& file : {request.report, request.plot, request.write_config}) {
-    if (!file.empty()) check_output_path(job.transport, file, true);
+    check_report_path(job.transport, file);
   }
 }
 

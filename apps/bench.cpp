@@ -279,6 +279,7 @@ int bench_study(Job& job, BenchOptions options) {
 }  // namespace
 
 int bench_command(Job& job, const BenchOptions& options) {
+  for (const std::string& file : {options.json, options.profile, options.plot}) check_report_path(job.transport, file);
   if (options.what != "kernels") return bench_study(job, options);
   if (job.transport.world_size() != 1) throw bad_input("bench kernels measures one thread: run it with one rank");
   const auto kernels = make_cpu_kernels();

@@ -57,6 +57,8 @@ void tell_stopped(const RunReport& report) {
 }  // namespace
 
 int run_command(Job& job, const RunConfig& config) {
+  check_report_path(job.transport, config.report);
+  if (!config.dry_run) check_report_path(job.transport, config.trace);
   RunContext context;
   context.transport = &job.transport;
   context.make_access = [&job](Transport& group) { return job.make_access(group); };

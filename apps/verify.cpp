@@ -11,6 +11,7 @@
 namespace ringscan {
 
 int verify_command(Job& job, const VerifyOptions& options) {
+  check_report_path(job.transport, options.report);
   const VerifyReport report =
       verify({options.input, options.output, options.rows, options.seed, options.tolerance}, job.access);
   if (!options.report.empty()) write_json_file(job.transport, options.report, to_json(report));

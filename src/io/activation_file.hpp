@@ -130,7 +130,4 @@ class ActivationWriter {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Checks, before anything is computed, that an output can be made there; what the writer's constructor would say.
-void check_output_path(RankGroup& group, const std::string& path, bool overwrite);
-
 }  // namespace ringscan

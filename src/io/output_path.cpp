@@ -9,8 +9,6 @@
 #include <cstring>
 
 #include "core/error.hpp"
-#include "core/rank_group.hpp"
-#include "io/activation_file.hpp"
 #include "io/progress_file.hpp"
 
 namespace ringscan {
@@ -47,18 +45,6 @@ void sync_to_disk(const std::string& path, int flags) {
   close(file);
 }
 
-/// Says what make_partial_file() would, and leaves nothing behind.
-void probe_partial_file(const std::string& target, bool overwrite) {
-  check_target(target, overwrite);
-  const int made = open_partial(target, O_EXCL);
-  if (made >= 0) {
-    close(made);
-    unlink(partial_path(target).c_str());
-    return;
-  }
-  close(open_partial(target, 0));  // left by a job that was killed; the writer takes it over
-}
-
 }  // namespace
 
 std::string partial_path(const std::string& target) {
@@ -69,6 +55,17 @@ void make_partial_file(const std::string& target, bool overwrite) {
   check_target(target, overwrite);
   remove_progress(target);
   close(open_partial(target, O_TRUNC));
+}
+
+void probe_partial_file(const std::string& target, bool overwrite) {
+  check_target(target, overwrite);
+  const int made = open_partial(target, O_EXCL);
+  if (made >= 0) {
+    close(made);
+    unlink(partial_path(target).c_str());
+    return;
+  }
+  close(open_partial(target, 0));  // left by a job that was killed; the writer takes it over
 }
 
 void check_output_folder(const std::string& target) {
@@ -85,13 +82,6 @@ void move_to_target(const std::string& target, bool overwrite) {
     throw failure(target + ": the complete output cannot be given its name: " + std::strerror(errno));
   }
   sync_to_disk(folder_of(target), O_RDONLY | O_DIRECTORY);
-}
-
-void check_output_path(RankGroup& group, const std::string& path, bool overwrite) {
-  run_collectively(group, [&] {
-    if (group.rank() == 0) probe_partial_file(path, overwrite);
-  });
-  run_collectively(group, [&] { check_output_folder(path); });
 }
 
 }  // namespace ringscan

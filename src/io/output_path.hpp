@@ -15,6 +15,9 @@ void check_target(const std::string& target, bool overwrite);
 /// exists and may not be replaced, its folder is missing or cannot be written.
 void make_partial_file(const std::string& target, bool overwrite);
 
+/// Rank 0: says what make_partial_file() would, and leaves nothing behind.
+void probe_partial_file(const std::string& target, bool overwrite);
+
 /// The ranks but 0: the folder is there on their machine, too. @throws Error(kBadInput).
 void check_output_folder(const std::string& target);
 

@@ -10,6 +10,13 @@
 
 namespace ringscan {
 
+void check_report_path(RankGroup& group, const std::string& path) {
+  if (path.empty()) return;
+  run_collectively(group, [&] {
+    if (group.rank() == 0) probe_partial_file(path, true);
+  });
+}
+
 void write_json_file(RankGroup& group, const std::string& path, const std::string& json_text) {
   run_collectively(group, [&] {
     if (group.rank() != 0) return;

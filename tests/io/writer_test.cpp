@@ -27,12 +27,8 @@ std::string content_of(const std::string& path) {
 }
 
 std::string writer_message(RankContext& context, const std::string& path) {
-  const std::string said =
-      collective_message(context, ExitCode::kBadInput, [&] { ActivationWriter writer(context.access, path, false); });
-  const std::string beforehand =
-      collective_message(context, ExitCode::kBadInput, [&] { check_output_path(context.group, path, false); });
-  expect_equal(beforehand, said);
-  return said;
+  return collective_message(context, ExitCode::kBadInput,
+                            [&] { ActivationWriter writer(context.access, path, false); });
 }
 
 }  // namespace
@@ -65,13 +61,11 @@ TEST_CASE("an abandoned output leaves nothing, an existing target as it was") {
 TEST_CASE("a target is replaced only where that is asked for, and only at the end") {
   on_ranks([](RankContext& context) {
     const std::string path = context.file("out.h5");
-    check_output_path(context.group, path, false);
     write_sample_file(context, path, "0", "o", ElementType::kFloat32, {1, 8, 2, 3});
     expect_equal(writer_message(context, path), path + ": exists already (--overwrite replaces it)");
     const std::string before = content_of(path);
     context.group.barrier();
     {
-      check_output_path(context.group, path, true);
       ActivationWriter writer(context.access, path, true);
       writer.create("1", "o", ElementType::kFloat16, {1, 8, 2, 3});
       expect(content_of(path) == before, "untouched until the end");
@@ -88,7 +82,6 @@ TEST_CASE("what a killed job left is taken over") {
   on_ranks([](RankContext& context) {
     const std::string path = context.file("out.h5");
     context.once([&] { std::ofstream{partial_path(path)} << std::string(100000, 'x'); });
-    check_output_path(context.group, path, false);
     write_sample_file(context, path, "0", "o", ElementType::kBfloat16, {1, 8, 2, 3});
     ActivationReader reader(context.access, path);
     expect(reader.attributes().at("complete") == "1", "complete");
@@ -140,6 +133,10 @@ TEST_CASE("a report is written whole, and said where it cannot") {
     write_json_file(context.group, path, "{}");
     expect_equal(content_of(path), "{}\n");
     const std::string missing = context.file("nowhere/report.json");
+    check_report_path(context.group, "");
+    check_report_path(context.group, path);
+    expect_equal(collective_message(context, ExitCode::kBadInput, [&] { check_report_path(context.group, missing); }),
+                 missing + ": cannot be created in folder " + context.file("nowhere") + ": No such file or directory");
     expect_equal(
         collective_message(context, ExitCode::kFailure, [&] { write_json_file(context.group, missing, "{}"); }),
         missing + ": cannot be written: No such file or directory");
