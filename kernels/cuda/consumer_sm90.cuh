@@ -18,7 +18,7 @@ class Consumer {
   static constexpr int kBlockOut = kBlockDim / 2;  ///< of a thread and block
 
   __device__ Consumer(const AttendParams& p, Shared& shared)
-      : p_(p), shared_(shared), warpgroup_(__reduce_max_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x / 128)) - 1) {}
+      : p_(p), shared_(shared), warpgroup_(uniform(static_cast<int>(threadIdx.x / 128)) - 1) {}
 
   __device__ void run() {
     TurnOrder::start(warpgroup_);
@@ -258,10 +258,10 @@ class Consumer {
     (has_high ? low : high) = got;
   }
 
-  /// In a uniform register, as descriptors have to be: where the loop's end is found out on the way, ptxas does not know
-  /// it the same in all lanes. 7 % faster at head_dim 64, 2.5 % at 256, but 1 % slower at 128; cog there 2.5 %.
+  /// Where the loop's end is found out on the way, ptxas does not know slots to be the same in all lanes. 7 % faster at
+  /// head_dim 64, 2.5 % at 256, but 1 % slower at 128; cog there 2.5 %.
   __device__ static int uniform_slot(int slot) {
-    return Weights::kStopsEarly && Shape::kHeadDim != 128 ? __reduce_max_sync(0xFFFFFFFFu, slot) : slot;
+    return Weights::kStopsEarly && Shape::kHeadDim != 128 ? uniform(slot) : slot;
   }
   /// S = Q K^T, queued.
   __device__ void multiply_queries(float (&s)[kScores]) {

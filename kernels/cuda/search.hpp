@@ -3,8 +3,8 @@
 //
 // A round counts the keys over a row's range of scores, and looks closer at those in it. Two ways: bins, which narrow
 // any range 256-fold; or, where few keys are expected, a list of their scores, which ends the search. The list of a row
-// lies where its bins lie, in four parts, since four threads of a Hopper kernel share a row: word 0 of each is its
-// length.
+// lies where its bins lie, in four parts, since four threads of a Hopper kernel share a row: the last word of each is
+// its length.
 
 #include <cuda_runtime_api.h>
 

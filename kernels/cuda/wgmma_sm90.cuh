@@ -50,6 +50,12 @@ __device__ void pin(std::uint32_t (&d)[kSize]) {
   for (int i = 0; i < kSize; ++i) asm volatile("" : "+r"(d[i])::"memory");
 }
 
+/// A value that is the same in all lanes of a warp, in a uniform register, where descriptors have to be: ptxas keeps
+/// there what has been reduced, and what follows from it.
+__device__ inline int uniform(int x) {
+  return __reduce_max_sync(0xFFFFFFFFu, x);
+}
+
 /// A shared-memory matrix of 128-byte rows, swizzled; @pre the tile begins on a multiple of 1024 bytes.
 /// `column_stride`: bytes between blocks of 64 columns, read only where the rows are the summed dimension.
 __device__ inline std::uint64_t matrix_descriptor(const void* shared, int column_stride) {
