@@ -67,13 +67,15 @@ ScanParams sizes_of(const ScanInputs& in) {
   return p;
 }
 
-/// The kernels count tokens, and the bytes from one to the next, in 32 bits.
+/// The kernels count tokens, and the bytes from one to the sixteenth behind it, in 32 bits.
 void require_fits(const ScanParams& p) {
-  constexpr std::int64_t kMost = std::int64_t{1} << 28;
-  std::int64_t largest = std::max(p.tokens / 4, p.y_strides.row);
-  for (const RowsIn* rows : {&p.u, &p.delta, &p.z, &p.b, &p.c}) largest = std::max(largest, rows->strides.row);
-  if (largest > kMost) {
-    throw failure("CUDA scan: found more than 2^30 tokens, or more than 2^28 elements from one token to the next");
+  constexpr std::int64_t kMostTokens = std::int64_t{1} << 30;
+  constexpr std::int64_t kMostApart = std::int64_t{1} << 24;
+  std::int64_t apart = p.y_strides.row;
+  for (const RowsIn* rows : {&p.u, &p.delta, &p.z, &p.b, &p.c}) apart = std::max(apart, rows->strides.row);
+  if (p.tokens > kMostTokens || apart > kMostApart) {
+    throw failure("CUDA scan: found " + std::to_string(p.tokens) + " tokens, " + std::to_string(apart) +
+                  " elements apart, want at most 2^30 and 2^24");
   }
 }
 

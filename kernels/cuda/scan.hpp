@@ -28,7 +28,8 @@ std::size_t scan_workspace_bytes(const ScanInputs& inputs);
 /// y_t = (sum_n C_t[n] h_t[n] + D u_t) silu(z_t), h as in ssm_kernels.hpp. Without y this is the run's summary, which
 /// costs little: the state after the last token is summed from there backwards, until what lies farther has decayed
 /// to under 2^-64 (and is read in full only where nothing is forgotten). So ranks take summaries first, and scan with
-/// the right h_in then. @pre d_state 1 .. 128. @throws Error(kFailure) on a broken precondition or a CUDA error.
+/// the right h_in then. @pre d_state 1 .. 128; at most 2^30 tokens, 2^24 elements from one to the next. @throws
+/// Error(kFailure) on a broken precondition or a CUDA error.
 void scan(const DeviceScan& task, cudaStream_t stream);
 
 /// `near` becomes the join of both, as in SsmKernels::join; near.delta_sum and far.delta_sum [batch, channels].
