@@ -1,7 +1,7 @@
 #pragma once
-// The selective scan. A block has some channels of one group, kLanes lanes each with four states, and a segment of the
-// tokens, which it walks in tiles: while one is computed, the next is on its way to registers. delta, after softplus,
-// and delta u are made once a channel and token, on the way to shared memory.
+// The selective scan. A block has some channels of one group, kLanes lanes for each two, with four states of both, and a
+// segment of the tokens, which it walks in tiles: while one is computed, the next is on its way to registers. delta, after
+// softplus, and delta u are made once a channel and token, on the way to shared memory.
 //
 // Segments need not wait for each other: a block finds its state at the segment's begin by itself, backwards from
 // there, until what lies farther has decayed to nothing.
@@ -24,7 +24,9 @@ class ScanBlock {
   static constexpr int kChannels = scan_channels(kLanes);
   static constexpr int kParts = scan_parts(kLanes);                       ///< threads that stage a channel
   static constexpr int kElements = kScanTokens / kParts;                  ///< (token, channel) pairs each stages
-  static constexpr int kGroupElements = kScanTokens * kWidth / kScanThreads;  ///< of B, and of C, each stages
+  static constexpr int kOwn = kScanOwn;                                   ///< channels of a thread
+  static constexpr int kGroup = kScanTokens * kWidth;                     ///< elements of B in a tile, and of C
+  static constexpr int kGroupElements = 2 * kGroup / kScanThreads;        ///< of B and C that each stages
 
   struct Shared {
     float2 delta[2][kScanTokens][kChannels];  ///< delta and delta u
@@ -46,23 +48,28 @@ class ScanBlock {
     const std::int64_t first = group_begin + block * kChannels;
     const std::int64_t end = min(p.channels, group_begin + p.channels_per_group);
     const auto exists = [&](std::int64_t channel) { return channel >= 0 && channel < end; };
-    channel_ = first + threadIdx.x / kLanes;
-    exists_ = exists(channel_);
+    channel_ = first + kOwn * own();
     staged_ = first + threadIdx.x % kChannels;
     y_begin_ = batch_ * p.y_strides.batch + staged_;
     stages_ = exists(staged_) && static_cast<int>(threadIdx.x) < kChannels * kParts;
     u_ = Source(p.u, batch_, staged_);
     delta_ = Source(p.delta, batch_, staged_);
     z_ = Source(p.z, batch_, staged_);
-    b_ = Source(p.b, batch_, group_ * p.b.strides.head + threadIdx.x % kWidth);
-    c_ = Source(p.c, batch_, group_ * p.c.strides.head + threadIdx.x % kWidth);
+#pragma unroll
+    for (int i = 0; i < kGroupElements; ++i) {
+      const RowsIn& from = is_of_c(i) ? p.c : p.b;
+      groups_[group_source(i)] = Source(from, batch_, group_ * from.strides.head + threadIdx.x % kWidth);
+    }
     bias_ = stages_ && p.delta_bias != nullptr ? p.delta_bias[staged_] : 0.0f;
     d_ = stages_ && p.d != nullptr ? p.d[staged_] : 0.0f;
 #pragma unroll
-    for (int n = 0; n < kStates; ++n) {
-      const bool has = exists_ && state_of(n) < p.d_state;
-      a_[n] = has ? p.a[channel_ * p.d_state + state_of(n)] * (kPrecise ? 1.0f : kLog2E) : 0.0f;
-      h_[n] = 0.0f;
+    for (int ch = 0; ch < kOwn; ++ch) {
+      exists_[ch] = exists(channel_ + ch);
+#pragma unroll
+      for (int n = 0; n < kStates; ++n) {
+        a_[ch][n] = has(ch, n) ? p.a[(channel_ + ch) * p.d_state + state_of(n)] * (kPrecise ? 1.0f : kLog2E) : 0.0f;
+        h_[ch][n] = 0.0f;
+      }
     }
   }
 
@@ -82,7 +89,12 @@ class ScanBlock {
  private:
   __device__ int lane() const { return static_cast<int>(threadIdx.x % kLanes); }
   __device__ int state_of(int n) const { return lane() * kStates + n; }
-  __device__ int own_channel() const { return static_cast<int>(threadIdx.x) / kLanes; }
+  __device__ static int own() { return static_cast<int>(threadIdx.x) / kLanes; }
+  __device__ bool has(int ch, int n) const { return exists_[ch] && state_of(n) < p_.d_state; }
+  /// Of the elements of B and, behind them, of C in a tile, which lie kScanThreads apart.
+  __device__ static bool is_of_c(int i) { return static_cast<int>(threadIdx.x) + i * kScanThreads >= kGroup; }
+  __device__ static constexpr int group_source(int i) { return kGroupElements > 1 && i >= kGroupElements / 2 ? 1 : 0; }
+  __device__ static int group_element(int i) { return (static_cast<int>(threadIdx.x) + i * kScanThreads) % kGroup; }
   /// The token of a tile that this thread stages as its i-th.
   __device__ static int token_of(int i) { return static_cast<int>(threadIdx.x) / kChannels + kParts * i; }
 
@@ -114,7 +126,7 @@ class ScanBlock {
   /// Elements on their way to shared memory, as they were read: nothing waits for one before it is staged.
   struct Staged {
     Raw u[kElements], delta[kElements], z[kElements];
-    Raw b[kGroupElements], c[kGroupElements];
+    Raw group[kGroupElements];
     int first;  ///< token
   };
 
@@ -155,19 +167,12 @@ class ScanBlock {
     fetch_elements<kIsWhole>(to.u, u_, first);
     fetch_elements<kIsWhole>(to.delta, delta_, first);
     if (p_.z.data != nullptr) fetch_elements<kIsWhole>(to.z, z_, first);
-    // A thread has one state, of tokens that lie kScanThreads / kWidth apart.
-    constexpr int kApart = kScanThreads / kWidth;
-    const int first_token = static_cast<int>(threadIdx.x) / kWidth;
     const bool has_state = static_cast<int>(threadIdx.x) % kWidth < p_.d_state;
-    const std::byte* b = b_.token(first + first_token);
-    const std::byte* c = c_.token(first + first_token);
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
-      const bool wanted = has_state && (kIsWhole || has_token(first + first_token + i * kApart));
-      to.b[i] = wanted ? b_.load(b) : Raw{0};
-      to.c[i] = wanted ? c_.load(c) : Raw{0};
-      b += kApart * b_.row_bytes;
-      c += kApart * c_.row_bytes;
+      const int token = first + group_element(i) / kWidth;
+      const Source& from = groups_[group_source(i)];
+      to.group[i] = has_state && (kIsWhole || has_token(token)) ? from.load(from.token(token)) : Raw{0};
     }
   }
   template <bool kIsWhole>
@@ -198,15 +203,14 @@ class ScanBlock {
     }
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
-      const int element = static_cast<int>(threadIdx.x) + i * kScanThreads;
-      reinterpret_cast<float*>(shared_.b[buffer])[element] = value(from.b[i], p_.b.type);
-      reinterpret_cast<float*>(shared_.c[buffer])[element] = value(from.c[i], p_.c.type);
+      auto* to = reinterpret_cast<float*>(is_of_c(i) ? shared_.c[buffer] : shared_.b[buffer]);
+      to[group_element(i)] = value(from.group[i], is_of_c(i) ? p_.c.type : p_.b.type);
     }
   }
 
   /// The state before token `end`: sum over s < end of e^(A (delta_(s+1) + ... + delta_(end-1))) delta_s B_s u_s.
   __device__ void find_state(int end) {
-    float since = 0.0f;  // sum of the deltas passed
+    float since[kOwn] = {};  // sums of the deltas passed
     Staged next{};
     for (int first = end - kScanTokens; first > -kScanTokens; first -= kScanTokens) {
       fetch(next, first);
@@ -214,27 +218,33 @@ class ScanBlock {
       stage(next, 0);
       __syncthreads();
       for (int t = kScanTokens - 1; t >= 0; --t) {
-        const float2 delta = shared_.delta[0][t][own_channel()];
+        const Deltas delta = deltas(0, t);
         const float4 b = shared_.b[0][t][lane()];
         const float four[kStates] = {b.x, b.y, b.z, b.w};
 #pragma unroll
-        for (int n = 0; n < kStates; ++n) h_[n] = fmaf(power(a_[n] * since), delta.y * four[n], h_[n]);
-        since += delta.x;
+        for (int ch = 0; ch < kOwn; ++ch) {
+#pragma unroll
+          for (int n = 0; n < kStates; ++n) {
+            h_[ch][n] = fmaf(power(a_[ch][n] * since[ch]), delta.times_u[ch] * four[n], h_[ch][n]);
+          }
+          since[ch] += delta.itself[ch];
+        }
       }
       bool forgotten = true;
 #pragma unroll
-      for (int n = 0; n < kStates; ++n) {
-        const bool has = exists_ && state_of(n) < p_.d_state;
-        forgotten = forgotten && (!has || a_[n] * since < -64.0f);
+      for (int i = 0; i < kOwn * kStates; ++i) {
+        const int ch = i / kStates;
+        const int n = i % kStates;
+        forgotten = forgotten && (!has(ch, n) || a_[ch][n] * since[ch] < -64.0f);
       }
       if (__syncthreads_and(forgotten)) return finish_search();
     }
-    if (p_.h_in != nullptr && exists_) {
+    if (p_.h_in != nullptr) {
 #pragma unroll
-      for (int n = 0; n < kStates; ++n) {
-        if (state_of(n) < p_.d_state) {
-          h_[n] = fmaf(power(a_[n] * since), p_.h_in[(batch_ * p_.channels + channel_) * p_.d_state + state_of(n)], h_[n]);
-        }
+      for (int i = 0; i < kOwn * kStates; ++i) {
+        const int ch = i / kStates;
+        const int n = i % kStates;
+        if (has(ch, n)) h_[ch][n] = fmaf(power(a_[ch][n] * since[ch]), p_.h_in[state_place(ch, n)], h_[ch][n]);
       }
     }
     finish_search();
@@ -267,32 +277,45 @@ class ScanBlock {
     if (p_.delta_parts != nullptr) store_delta_sum();
   }
 
+  struct Deltas {
+    float itself[kOwn], times_u[kOwn];
+  };
+  __device__ Deltas deltas(int buffer, int token) const {
+    static_assert(kOwn == 2);
+    const auto both = *reinterpret_cast<const float4*>(&shared_.delta[buffer][token][kOwn * own()]);
+    return {{both.x, both.z}, {both.y, both.w}};
+  }
+
   /// Four tokens at a time, so that a quad's sums end one in each lane.
   __device__ void compute(int buffer) {
 #pragma unroll 1
     for (int first = 0; first < kScanTokens; first += 4) {
-      float y[4];
+      float y[kOwn][4];
 #pragma unroll
       for (int t = 0; t < 4; ++t) {
-        const float2 delta = shared_.delta[buffer][first + t][own_channel()];
+        const Deltas delta = deltas(buffer, first + t);
         const float4 b4 = shared_.b[buffer][first + t][lane()];
         const float4 c4 = shared_.c[buffer][first + t][lane()];
         const float b[kStates] = {b4.x, b4.y, b4.z, b4.w};
         const float c[kStates] = {c4.x, c4.y, c4.z, c4.w};
-        y[t] = 0.0f;
 #pragma unroll
-        for (int n = 0; n < kStates; ++n) {
-          const float input = delta.y * b[n];
-          if constexpr (kPrecise) {
-            h_[n] += fmaf(h_[n], expm1f(delta.x * a_[n]), input);  // a factor near 1 would round alike each time
-          } else {
-            h_[n] = fmaf(h_[n], exp2_approx(delta.x * a_[n]), input);
+        for (int ch = 0; ch < kOwn; ++ch) {
+          y[ch][t] = 0.0f;
+#pragma unroll
+          for (int n = 0; n < kStates; ++n) {
+            float& h = h_[ch][n];
+            const float input = delta.times_u[ch] * b[n];
+            if constexpr (kPrecise) {
+              h += fmaf(h, expm1f(delta.itself[ch] * a_[ch][n]), input);  // a factor near 1 would round alike each time
+            } else {
+              h = fmaf(h, exp2_approx(delta.itself[ch] * a_[ch][n]), input);
+            }
+            y[ch][t] = fmaf(c[n], h, y[ch][t]);
           }
-          y[t] = fmaf(c[n], h_[n], y[t]);
         }
       }
-      const float sum = sum_lanes(y);
-      if (lane() < 4) shared_.y[buffer][first + lane()][own_channel()] = sum;
+      const float2 sums{sum_lanes(y[0]), sum_lanes(y[1])};
+      if (lane() < 4) *reinterpret_cast<float2*>(&shared_.y[buffer][first + lane()][kOwn * own()]) = sums;
     }
   }
   /// y[t], summed over the channel's lanes, in lane t.
@@ -369,25 +392,30 @@ class ScanBlock {
     const std::int64_t part = (batch_ * p_.num_segments + segment_) * kParts + threadIdx.x / kChannels;
     p_.delta_parts[part * p_.channels + staged_] = delta_sum_;
   }
+  __device__ std::int64_t state_place(int ch, int n) const {
+    return (batch_ * p_.channels + channel_ + ch) * p_.d_state + state_of(n);
+  }
   __device__ void store_state() const {
-    if (!exists_) return;
 #pragma unroll
-    for (int n = 0; n < kStates; ++n) {
-      if (state_of(n) < p_.d_state) p_.h_out[(batch_ * p_.channels + channel_) * p_.d_state + state_of(n)] = h_[n];
+    for (int i = 0; i < kOwn * kStates; ++i) {
+      const int ch = i / kStates;
+      const int n = i % kStates;
+      if (has(ch, n)) p_.h_out[state_place(ch, n)] = h_[ch][n];
     }
   }
 
   const ScanParams& p_;
   Shared& shared_;
-  Source u_, delta_, z_, b_, c_;
+  Source u_, delta_, z_;
+  Source groups_[kGroupElements > 1 ? 2 : 1];  ///< of B and C, or of which this thread stages
   std::int64_t group_, segment_, batch_;
   std::int64_t y_begin_;  ///< place of token 0's output that this thread stores
   int tokens_;
-  std::int64_t channel_;  ///< whose states this thread has
+  std::int64_t channel_;  ///< the first of those whose states this thread has
   std::int64_t staged_;   ///< whose inputs it brings
-  bool exists_, stages_;
+  bool exists_[kOwn], stages_;
   float bias_, d_;
-  float a_[kStates], h_[kStates];
+  float a_[kOwn][kStates], h_[kOwn][kStates];
   float delta_sum_ = 0.0f;
 };
 

@@ -11,7 +11,8 @@ using portable::rows_in;
 using portable::RowsIn;
 
 inline constexpr int kScanThreads = 256;
-inline constexpr int kScanTokens = 16;  ///< of a tile
+inline constexpr int kScanTokens = 8;  ///< of a tile
+inline constexpr int kScanOwn = 2;     ///< channels of a thread, so that it reads B and C once for both
 
 struct ScanParams {
   RowsIn u, delta, z, b, c;  ///< z.data == nullptr: no gate
@@ -37,16 +38,16 @@ struct ScanParams {
   int d_state = 0;
 };
 
-/// Lanes of a channel, four states each, for a d_state; and channels of a block.
+/// Lanes of a thread's channels, four states of each, for a d_state; and channels of a block.
 constexpr int scan_lanes(std::int64_t d_state) {
   return d_state <= 16 ? 4 : d_state <= 64 ? 16 : 32;
 }
 constexpr int scan_channels(int lanes) {
-  return kScanThreads / lanes;
+  return kScanOwn * kScanThreads / lanes;
 }
 /// Threads of a block that stage one channel, each of which sums its own deltas.
 constexpr int scan_parts(int lanes) {
-  return lanes < kScanTokens ? lanes : kScanTokens;
+  return lanes / kScanOwn < kScanTokens ? lanes / kScanOwn : kScanTokens;
 }
 
 // By lanes a channel; each precision is compiled on its own.
