@@ -1,17 +1,14 @@
 #include "apps/analysis_plot.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <sstream>
 #include <vector>
 
-#include "core/error.hpp"
+#include "apps/gnuplot.hpp"
 #include "core/units.hpp"
 
 namespace ringscan {
@@ -114,15 +111,6 @@ void write_panel(const Panel& panel, const std::string& data, bool has_room, std
 
 }  // namespace
 
-void require_gnuplot() {
-  const char* path = std::getenv("PATH");
-  std::istringstream folders(path != nullptr ? path : "");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    if (access((folder + "/gnuplot").c_str(), X_OK) == 0) return;
-  }
-  throw bad_input("--plot: no gnuplot is found in PATH, want it installed (Debian: gnuplot-nox), or no --plot");
-}
-
 std::string plot_script(const Analysis& analysis, const std::string& path) {
   const std::vector<Panel> panels = panels_of(analysis);
   int most_heads = 1;
@@ -161,15 +149,7 @@ std::string plot_script(const Analysis& analysis, const std::string& path) {
 }
 
 void draw_plot(const Analysis& analysis, const std::string& path) {
-  const std::string partial = path + ".ringscan-partial";
-  const std::string script = plot_script(analysis, partial);
-  std::FILE* pipe = popen("gnuplot 2>/dev/null", "w");
-  if (pipe == nullptr) throw failure(path + ": gnuplot cannot be started");
-  const bool is_written = std::fwrite(script.data(), 1, script.size(), pipe) == script.size();
-  const int status = pclose(pipe);
-  if (is_written && status == 0 && std::rename(partial.c_str(), path.c_str()) == 0) return;
-  std::remove(partial.c_str());
-  throw failure(path + ": gnuplot could not draw it");
+  draw_with_gnuplot([&](const std::string& partial) { return plot_script(analysis, partial); }, path);
 }
 
 }  // namespace ringscan

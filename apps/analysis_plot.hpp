@@ -6,9 +6,6 @@
 
 namespace ringscan {
 
-/// @throws Error(kBadInput) where this machine has no gnuplot.
-void require_gnuplot();
-
 /// What gnuplot is told: a PNG at `path` with one panel a measure, heads by layers.
 std::string plot_script(const Analysis& analysis, const std::string& path);
 

@@ -5,6 +5,7 @@
 
 #include "apps/analysis_plot.hpp"
 #include "apps/commands.hpp"
+#include "apps/gnuplot.hpp"
 #include "apps/progress.hpp"
 #include "engine/analysis.hpp"
 #include "io/report.hpp"

@@ -8,12 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "apps/analysis_plot.hpp"
 #include "apps/bench_profile.hpp"
 #include "apps/bench_scaling.hpp"
 #include "apps/bench_sparse.hpp"
 #include "apps/bench_ssm.hpp"
 #include "apps/commands.hpp"
+#include "apps/gnuplot.hpp"
 #include "apps/measurement.hpp"
 #include "apps/normal_values.hpp"
 #include "apps/peer_sgemm.hpp"

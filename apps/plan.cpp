@@ -6,10 +6,9 @@
 #include <sstream>
 #include <tuple>
 
-#include "apps/analysis_plot.hpp"
 #include "apps/commands.hpp"
+#include "apps/gnuplot.hpp"
 #include "apps/plan_plot.hpp"
-#include "apps/scaling_plot.hpp"
 #include "core/units.hpp"
 #include "engine/cost_profile.hpp"
 #include "engine/synthetic_plan.hpp"

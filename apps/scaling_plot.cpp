@@ -1,10 +1,9 @@
 #include "apps/scaling_plot.hpp"
 
 #include <algorithm>
-#include <cstdio>
 #include <sstream>
 
-#include "core/error.hpp"
+#include "apps/gnuplot.hpp"
 
 namespace ringscan {
 namespace {
@@ -95,18 +94,6 @@ std::string scaling_plot_script(const std::string& study, const std::vector<Scal
 
 void draw_scaling_plot(const std::string& study, const std::vector<ScalingFigures>& figures, const std::string& path) {
   draw_with_gnuplot([&](const std::string& partial) { return scaling_plot_script(study, figures, partial); }, path);
-}
-
-void draw_with_gnuplot(const std::function<std::string(const std::string&)>& script_for, const std::string& path) {
-  const std::string partial = path + ".ringscan-partial";
-  const std::string script = script_for(partial);
-  std::FILE* pipe = popen("gnuplot 2>/dev/null", "w");
-  if (pipe == nullptr) throw failure(path + ": gnuplot cannot be started");
-  const bool is_written = std::fwrite(script.data(), 1, script.size(), pipe) == script.size();
-  const int status = pclose(pipe);
-  if (is_written && status == 0 && std::rename(partial.c_str(), path.c_str()) == 0) return;
-  std::remove(partial.c_str());
-  throw failure(path + ": gnuplot could not draw it");
 }
 
 }  // namespace ringscan

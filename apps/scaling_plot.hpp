@@ -2,7 +2,6 @@
 // Pictures of a scaling study, drawn by gnuplot.
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -24,10 +23,6 @@ struct ScalingFigures {
 /// time by phase. @pre not empty.
 std::string scaling_plot_script(const std::string& study, const std::vector<ScalingFigures>& figures,
                                 const std::string& path);
-
-/// Draws the PNG at `path`, whole or not at all; `script_for` gives gnuplot's commands for a file of another name.
-/// @throws Error(kFailure).
-void draw_with_gnuplot(const std::function<std::string(const std::string&)>& script_for, const std::string& path);
 
 /// Draws it, whole or not at all. @throws Error(kFailure).
 void draw_scaling_plot(const std::string& study, const std::vector<ScalingFigures>& figures, const std::string& path);
