@@ -263,17 +263,9 @@ class Consumer {
   __device__ static int uniform_slot(int slot) {
     return Weights::kStopsEarly && Shape::kHeadDim != 128 ? uniform(slot) : slot;
   }
-  /// S = Q K^T, queued.
   __device__ void multiply_queries(float (&s)[kScores]) {
-    const std::uint64_t q = matrix_descriptor(shared_.q[uniform_slot(q_at_.slot)] + warpgroup_ * 64 * 128, 16);
-    const std::uint64_t k = matrix_descriptor(shared_.k[uniform_slot(k_at_.slot)], 16);
-#pragma unroll
-    for (int d = 0; d < Shape::kHeadDim; d += 16) {
-      const int block = d / 64;
-      const int within = d % 64 * 2;
-      wgmma_ss<Element>(s, advance(q, block * Shape::kRows * 128 + within),
-                        advance(k, block * Shape::kKeys * 128 + within), d > 0);
-    }
+    cuda::multiply_queries<Shape, Element>(s, shared_.q[uniform_slot(q_at_.slot)] + warpgroup_ * 64 * 128,
+                                           shared_.k[uniform_slot(k_at_.slot)]);
   }
   /// out += P V, queued.
   __device__ void multiply_values(const std::uint32_t (&weights)[kScores / 2]) {

@@ -151,15 +151,7 @@ class ScoreWalk {
     const int slot = uniform(k_at_.slot);
     shared_.k_ring.wait_full(k_at_);
     wgmma_fence();
-    const std::uint64_t q = matrix_descriptor(shared_.q[q_at_.slot] + warpgroup_ * 64 * 128, 16);
-    const std::uint64_t k = matrix_descriptor(shared_.k[slot], 16);
-#pragma unroll
-    for (int d = 0; d < Shape::kHeadDim; d += 16) {
-      const int block = d / 64;
-      const int within = d % 64 * 2;
-      wgmma_ss<Element>(s, advance(q, block * Shape::kRows * 128 + within),
-                        advance(k, block * Shape::kKeys * 128 + within), d > 0);
-    }
+    multiply_queries<Shape, Element>(s, shared_.q[q_at_.slot] + warpgroup_ * 64 * 128, shared_.k[slot]);
     wgmma_commit();
   }
   /// The tile's scores are there.

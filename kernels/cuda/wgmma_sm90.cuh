@@ -131,4 +131,19 @@ __device__ void wgmma_rs(float (&d)[kSize], const std::uint32_t* a, std::uint64_
 #undef RINGSCAN_SS
 #undef RINGSCAN_RS
 
+/// S = Q K^T of a warpgroup's 64 rows, queued: its queries begin at `queries`, the tile's keys at `keys`, both in blocks of 64
+/// columns. Attend and a search of top-k see the same bits because both multiply here.
+template <typename Shape, typename Element, int kSize>
+__device__ void multiply_queries(float (&s)[kSize], const void* queries, const void* keys) {
+  const std::uint64_t q = matrix_descriptor(queries, 16);
+  const std::uint64_t k = matrix_descriptor(keys, 16);
+#pragma unroll
+  for (int d = 0; d < Shape::kHeadDim; d += 16) {
+    const int block = d / 64;
+    const int within = d % 64 * 2;
+    wgmma_ss<Element>(s, advance(q, block * Shape::kRows * 128 + within),
+                      advance(k, block * Shape::kKeys * 128 + within), d > 0);
+  }
+}
+
 }  // namespace ringscan::cuda
