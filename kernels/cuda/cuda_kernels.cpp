@@ -294,6 +294,15 @@ class CudaKernels final : public Kernels {
     return launch.finishes;
   }
 
+  template <typename Rule>
+  void queue(const DeviceAttend& launch, const Rule& rule, bool by_hopper) {
+    if (by_hopper) {
+      cuda::attend(launch, rule, stream_.get());
+    } else {
+      portable::attend(launch, rule, stream_.get());
+    }
+  }
+
   template <typename Params, typename Block>
   AttendStats only_finish(const FinishTask* rows, const Params& params, const Block& block) const {
     if (rows != nullptr) finish(*rows, params, block);
@@ -308,13 +317,9 @@ class CudaKernels final : public Kernels {
     const Buffer deltas = on_device(task.max_deltas);
     launch.task.max_deltas = {deltas.as<std::int64_t>(), task.max_deltas.size()};
     const bool by_hopper = takes_hopper(task);
-    if (by_hopper) {
-      if (finishes(task, rows, launch)) rows = nullptr;
-      cuda::attend(launch, params, stream_.get());
-    } else {
-      portable::attend(launch, params, stream_.get());
-    }
-    if (rows != nullptr) finish_lse(*rows, block);
+    const bool finished = by_hopper && finishes(task, rows, launch);
+    queue(launch, params, by_hopper);
+    if (rows != nullptr && !finished) finish_lse(*rows, block);
     return counted(task, by_hopper, false);
   }
   AttendStats attend_chosen(const AttendTask& task, const TopkBlock& chosen, LseBlock& block, const FinishTask* rows);
@@ -343,13 +348,9 @@ AttendStats CudaKernels::attend_chosen(const AttendTask& task, const TopkBlock& 
   if (is_empty(task)) return only_finish(rows, SoftmaxParams{}, block);
   DeviceAttend launch = launch_of(task, block);
   const bool by_hopper = searches_hopper(task, chosen);
-  if (by_hopper) {
-    if (finishes(task, rows, launch)) rows = nullptr;
-    cuda::attend(launch, search_of(chosen), stream_.get());
-  } else {
-    portable::attend(launch, search_of(chosen), stream_.get());
-  }
-  if (rows != nullptr) finish_lse(*rows, block);
+  const bool finished = by_hopper && finishes(task, rows, launch);
+  queue(launch, search_of(chosen), by_hopper);
+  if (rows != nullptr && !finished) finish_lse(*rows, block);
   return counted(task, by_hopper, false);
 }
 
@@ -359,13 +360,9 @@ AttendStats CudaKernels::attend_stick(const AttendTask& task, const StickBreakin
   DeviceAttend launch = launch_of(task, block);
   const bool counts_open = params.epsilon > 0.0 && rows == nullptr;
   const bool by_hopper = takes_hopper(task);
-  if (by_hopper) {
-    if (params.remainder == RemainderPolicy::kDrop && finishes(task, rows, launch)) rows = nullptr;
-    cuda::attend(launch, params, stream_.get());
-  } else {
-    portable::attend(launch, params, stream_.get());
-  }
-  if (rows != nullptr) finish(*rows, params, block);
+  const bool finished = by_hopper && params.remainder == RemainderPolicy::kDrop && finishes(task, rows, launch);
+  queue(launch, params, by_hopper);
+  if (rows != nullptr && !finished) finish(*rows, params, block);
   if (counts_open) {
     portable::count_open_rows(launch.partial, params.epsilon, block.done.as<std::uint32_t>(), stream_.get());
   }
