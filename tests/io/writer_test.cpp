@@ -26,9 +26,19 @@ std::string content_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+/// What a report's path is asked before anything is computed, here of an output.
+void probe(RankContext& context, const std::string& path, bool overwrite) {
+  run_collectively(context.group, [&] {
+    if (context.rank() == 0) probe_partial_file(path, overwrite);
+  });
+}
+
 std::string writer_message(RankContext& context, const std::string& path) {
-  return collective_message(context, ExitCode::kBadInput,
-                            [&] { ActivationWriter writer(context.access, path, false); });
+  const std::string said =
+      collective_message(context, ExitCode::kBadInput, [&] { ActivationWriter writer(context.access, path, false); });
+  const std::string beforehand = collective_message(context, ExitCode::kBadInput, [&] { probe(context, path, false); });
+  expect_equal(beforehand, said);
+  return said;
 }
 
 }  // namespace
@@ -61,11 +71,13 @@ TEST_CASE("an abandoned output leaves nothing, an existing target as it was") {
 TEST_CASE("a target is replaced only where that is asked for, and only at the end") {
   on_ranks([](RankContext& context) {
     const std::string path = context.file("out.h5");
+    probe(context, path, false);
     write_sample_file(context, path, "0", "o", ElementType::kFloat32, {1, 8, 2, 3});
     expect_equal(writer_message(context, path), path + ": exists already (--overwrite replaces it)");
     const std::string before = content_of(path);
     context.group.barrier();
     {
+      probe(context, path, true);
       ActivationWriter writer(context.access, path, true);
       writer.create("1", "o", ElementType::kFloat16, {1, 8, 2, 3});
       expect(content_of(path) == before, "untouched until the end");
@@ -82,6 +94,7 @@ TEST_CASE("what a killed job left is taken over") {
   on_ranks([](RankContext& context) {
     const std::string path = context.file("out.h5");
     context.once([&] { std::ofstream{partial_path(path)} << std::string(100000, 'x'); });
+    probe(context, path, false);
     write_sample_file(context, path, "0", "o", ElementType::kBfloat16, {1, 8, 2, 3});
     ActivationReader reader(context.access, path);
     expect(reader.attributes().at("complete") == "1", "complete");
