@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "io/output_path.hpp"
 
 namespace ringscan {
 
@@ -20,7 +21,7 @@ void require_gnuplot() {
 }
 
 void draw_with_gnuplot(const std::function<std::string(const std::string&)>& script_for, const std::string& path) {
-  const std::string partial = path + ".ringscan-partial";
+  const std::string partial = partial_path(path);
   const std::string script = script_for(partial);
   std::FILE* pipe = popen("gnuplot 2>/dev/null", "w");
   if (pipe == nullptr) throw failure(path + ": gnuplot cannot be started");
