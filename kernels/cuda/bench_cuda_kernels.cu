@@ -55,8 +55,7 @@ void run_case(const Case& c, int repeats) {
   launch.task.band = {c.mechanism == Case::kStick ? 1 : 0, Band::kUnbounded};
   launch.task.scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const GrowingWindow window({.select = SparseSelect::kWindow}, c.seq_len);
-  std::vector<std::int64_t> reaches;
-  for (std::int64_t i = 0; i < c.seq_len; ++i) reaches.push_back(window.reach(i));
+  const std::vector<std::int64_t> reaches = GrowingWindow::reaches_of(window.keys_kept(TokenRun{0, c.seq_len}));
   const DeviceArray max_deltas(8 * c.seq_len);
   check(cudaMemcpy(max_deltas.data(), reaches.data(), 8 * reaches.size(), cudaMemcpyHostToDevice));
   if (c.mechanism == Case::kWindow) {

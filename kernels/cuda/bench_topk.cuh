@@ -38,8 +38,7 @@ class TopkBench {
       check(cudaGetLastError());
     }
     for (int h = 0; h < heads; ++h) slots_.push_back({h, h});
-    const GrowingWindow window({.select = SparseSelect::kTopk}, seq_len);
-    for (std::int64_t i = 0; i < seq_len; ++i) kept_.push_back(window.keys_kept(i));
+    kept_ = GrowingWindow({.select = SparseSelect::kTopk}, seq_len).keys_kept(TokenRun{0, seq_len});
     check(cudaMemcpy(kept_array_.data(), kept_.data(), 8 * kept_.size(), cudaMemcpyHostToDevice));
     for (cudaEvent_t& event : events_) check(cudaEventCreate(&event));
   }
