@@ -15,8 +15,8 @@ namespace ringscan::cuda {
 
 /// What counts rarely and slowly: bins, positions, and lists of rows that the fast way does not take. Returns what is to
 /// be added to the keys over the range. `list`: the lane's part.
-static __device__ std::uint32_t record_key(const SearchRow* row, std::uint32_t* words, std::uint32_t* list,
-                                                        float score, std::int32_t ordered, std::int64_t position) {
+static __device__ std::uint32_t record_key(const SearchRow* row, std::uint32_t* words, std::uint32_t* list, float score,
+                                           std::int32_t ordered, std::int64_t position) {
   const std::int32_t phase = row->phase;
   std::uint32_t listed = __float_as_uint(score);
   std::uint64_t offset = static_cast<std::uint32_t>(ordered) - static_cast<std::uint32_t>(row->low);
@@ -58,7 +58,8 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
  private:
   using Walk::p_;
 
-  __device__ std::uint32_t* words_of(int r) const { return part_[r] - lane() % 4 * kPartWords; }
+  /// The row's, whose part of a list the lane has.
+  __device__ static std::uint32_t* words_of(std::uint32_t* part) { return part - lane() % 4 * kPartWords; }
 
   __device__ void begin(const WorkItem& item) {
     bool plain = false;
@@ -249,7 +250,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       } else if (way_[r] != kToTies) {
 #pragma unroll 1
         for (; taken < length; ++taken) {
-          if (way_[r] == kToBins) count_in_bin(queued(r, taken), words_of(r));
+          if (way_[r] == kToBins) count_in_bin(queued(r, taken), words_of(part_[r]));
         }
       }
       next_[r] -= taken * kQueueStep;
@@ -292,7 +293,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
       if (ordered <= row.high) {
         const std::int64_t position = p_.attend.first_key + (seen.start + key) * p_.key_step;
         std::uint32_t* part = r == 0 ? part_[0] : part_[1];
-        over = record_key(&row, part - lane() % 4 * kPartWords, part, kept[i], ordered, position);
+        over = record_key(&row, words_of(part), part, kept[i], ordered, position);
       }
       if (r == 0) {
         over_[0] += over;
@@ -324,7 +325,7 @@ class CountConsumer : public ScoreWalk<Shape, Element> {
   }
 
   enum Way { kNoWay, kToList, kToBins, kToTies };
-  static constexpr int kGroup = kScores / 4;              ///< keys of a row that are queued before it is looked again
+  static constexpr int kGroup = kScores / 4;  ///< keys of a row that are queued before it is looked again
   static constexpr std::uint32_t kPiece = 4;  ///< keys of a list that are written at once
   static constexpr std::uint32_t kQueueStep = sizeof(CountTiles<Shape>::queued[0]);
   static_assert(kScores / 2 <= Shape::kQueueDepth);  // ties stay queued to the end of a tile
