@@ -22,11 +22,11 @@ class ScanBlock {
   static constexpr int kStates = 4;  ///< of a lane
   static constexpr int kWidth = kLanes * kStates;
   static constexpr int kChannels = scan_channels(kLanes);
-  static constexpr int kParts = scan_parts(kLanes);                       ///< threads that stage a channel
-  static constexpr int kElements = kScanTokens / kParts;                  ///< (token, channel) pairs each stages
-  static constexpr int kOwn = kScanOwn;                                   ///< channels of a thread
-  static constexpr int kGroup = kScanTokens * kWidth;                     ///< elements of B in a tile, and of C
-  static constexpr int kGroupElements = 2 * kGroup / kScanThreads;        ///< of B and C that each stages
+  static constexpr int kParts = scan_parts(kLanes);                 ///< threads that stage a channel
+  static constexpr int kElements = kScanTokens / kParts;            ///< (token, channel) pairs each stages
+  static constexpr int kOwn = kScanOwn;                             ///< channels of a thread
+  static constexpr int kGroup = kScanTokens * kWidth;               ///< elements of B in a tile, and of C
+  static constexpr int kGroupElements = 2 * kGroup / kScanThreads;  ///< of B and C that each stages
 
   struct Shared {
     float2 delta[2][kScanTokens][kChannels];  ///< delta and delta u
@@ -63,14 +63,11 @@ class ScanBlock {
     bias_ = stages_ && p.delta_bias != nullptr ? p.delta_bias[staged_] : 0.0f;
     d_ = stages_ && p.d != nullptr ? p.d[staged_] : 0.0f;
 #pragma unroll
-    for (int ch = 0; ch < kOwn; ++ch) {
-      exists_[ch] = exists(channel_ + ch);
-#pragma unroll
-      for (int n = 0; n < kStates; ++n) {
-        a_[ch][n] = has(ch, n) ? p.a[(channel_ + ch) * p.d_state + state_of(n)] * (kPrecise ? 1.0f : kLog2E) : 0.0f;
-        h_[ch][n] = 0.0f;
-      }
-    }
+    for (int ch = 0; ch < kOwn; ++ch) exists_[ch] = exists(channel_ + ch);
+    for_each_state([&](int ch, int n) {
+      a_[ch][n] = has(ch, n) ? p.a[(channel_ + ch) * p.d_state + state_of(n)] * (kPrecise ? 1.0f : kLog2E) : 0.0f;
+      h_[ch][n] = 0.0f;
+    });
   }
 
   __device__ void run() {
@@ -91,6 +88,14 @@ class ScanBlock {
   __device__ int state_of(int n) const { return lane() * kStates + n; }
   __device__ static int own() { return static_cast<int>(threadIdx.x) / kLanes; }
   __device__ bool has(int ch, int n) const { return exists_[ch] && state_of(n) < p_.d_state; }
+  template <typename F>
+  __device__ static void for_each_state(F&& f) {
+#pragma unroll
+    for (int ch = 0; ch < kOwn; ++ch) {
+#pragma unroll
+      for (int n = 0; n < kStates; ++n) f(ch, n);
+    }
+  }
   /// Of the elements of B and, behind them, of C in a tile, which lie kScanThreads apart.
   __device__ static bool is_of_c(int i) { return static_cast<int>(threadIdx.x) + i * kScanThreads >= kGroup; }
   __device__ static constexpr int group_source(int i) { return kGroupElements > 1 && i >= kGroupElements / 2 ? 1 : 0; }
@@ -231,21 +236,15 @@ class ScanBlock {
         }
       }
       bool forgotten = true;
-#pragma unroll
-      for (int i = 0; i < kOwn * kStates; ++i) {
-        const int ch = i / kStates;
-        const int n = i % kStates;
+      for_each_state([&](int ch, int n) {
         forgotten = forgotten && (!has(ch, n) || a_[ch][n] * since[ch] < -64.0f);
-      }
+      });
       if (__syncthreads_and(forgotten)) return finish_search();
     }
     if (p_.h_in != nullptr) {
-#pragma unroll
-      for (int i = 0; i < kOwn * kStates; ++i) {
-        const int ch = i / kStates;
-        const int n = i % kStates;
+      for_each_state([&](int ch, int n) {
         if (has(ch, n)) h_[ch][n] = fmaf(power(a_[ch][n] * since[ch]), p_.h_in[state_place(ch, n)], h_[ch][n]);
-      }
+      });
     }
     finish_search();
   }
@@ -330,8 +329,7 @@ class ScanBlock {
     return sum;
   }
 
-  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], int first, int end,
-                        int buffer) const {
+  __device__ void store(const Raw (&u)[kElements], const Raw (&z)[kElements], int first, int end, int buffer) const {
     if (!stages_) return;
     if (p_.y_type == ElementType::kBfloat16) {
       store_as<ElementType::kBfloat16>(u, z, first, end, buffer);
@@ -358,8 +356,8 @@ class ScanBlock {
     }
   }
   template <ElementType kType, bool kIsWhole>
-  __device__ void store_rows(const Raw (&u)[kElements], const Raw (&z)[kElements], bool has_z, int first,
-                             int left, int buffer) const {
+  __device__ void store_rows(const Raw (&u)[kElements], const Raw (&z)[kElements], bool has_z, int first, int left,
+                             int buffer) const {
     const auto row = static_cast<int>(p_.y_strides.row);
     std::int64_t at = y_begin_ + std::int64_t{first + token_of(0)} * row;
 #pragma unroll
@@ -373,7 +371,7 @@ class ScanBlock {
 
   __device__ void sum_deltas(int begin, int end) {
     constexpr int kAtOnce = 8;
-    for (int token = begin + static_cast<int>(threadIdx.x) / kChannels; token < end && stages_; token += kAtOnce * kParts) {
+    for (int token = begin + token_of(0); token < end && stages_; token += kAtOnce * kParts) {
       Raw raw[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
@@ -396,12 +394,9 @@ class ScanBlock {
     return (batch_ * p_.channels + channel_ + ch) * p_.d_state + state_of(n);
   }
   __device__ void store_state() const {
-#pragma unroll
-    for (int i = 0; i < kOwn * kStates; ++i) {
-      const int ch = i / kStates;
-      const int n = i % kStates;
+    for_each_state([&](int ch, int n) {
       if (has(ch, n)) p_.h_out[state_place(ch, n)] = h_[ch][n];
-    }
+    });
   }
 
   const ScanParams& p_;
