@@ -65,6 +65,9 @@ int run_command(Job& job, const RunConfig& config) {
   context.ranks_on_node = job.ranks_on_node;
   context.rank_on_node = job.rank_on_node;
   context.on_lone_failure = job.on_lone_failure;
+  // At once: a log that is all there is of a killed job still says what it was about.
+  if (job.is_root())
+    context.on_start = [](const RunReport& begun) { std::cout << describe_start(begun) << std::flush; };
   Progress progress(config.progress, job.is_root() && !config.dry_run, std::cerr);
   context.on_progress = [&progress](double fraction, std::string_view phase) { progress.update(fraction, phase); };
 
@@ -83,6 +86,7 @@ int run_command(Job& job, const RunConfig& config) {
   if (trace) trace->write(config.trace);
   if (!config.report.empty()) write_json_file(job.transport, config.report, to_json(report));
   if (job.is_root()) {
+    if (config.dry_run) std::cout << describe_start(report);
     std::cout << summarize(report);
     if (report.was_complete) std::cout << config.output << ": is complete already\n";
     if (report.finished) std::cout << "output: " << config.output << "\n";

@@ -112,6 +112,7 @@ RunReport run(const RunConfig& config, const RunContext& context) {
 
   std::optional<ActivationWriter> writer;
   writer.emplace(*access, config.output, config.overwrite, keeper.resumes());
+  if (context.on_start) context.on_start(report);
   RunJob job(config, job_context, reader, initial, earlier, *kernels, keeper, report);
   job.work(*writer);
   if (job.is_stopped()) {

@@ -22,6 +22,9 @@ struct RunContext {
   /// Ranks that share this machine's memory: what --memory defaults to is divided by them.
   int ranks_on_node = 1;
   int rank_on_node = 0;  ///< this one among them: the GPU it takes
+  /// Told once, before anything is read or computed, what is going to be: a report with its plan, what was found
+  /// complete, and the backend, but no figures yet. Not for a dry run, nor where nothing is left to do.
+  std::function<void(const RunReport& begun)> on_start;
   /// Told how far this rank is, 0 to 1, and what it does.
   std::function<void(double fraction, std::string_view phase)> on_progress;
   /// Asked between head groups and between blocks: whether the job is to stop, resumably. On one rank is enough; set on

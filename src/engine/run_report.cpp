@@ -179,14 +179,18 @@ std::string describe(const RunPlan& plan) {
   return out.str();
 }
 
-std::string summarize(const RunReport& report) {
+std::string describe_start(const RunReport& report) {
   std::ostringstream out;
-  if (report.was_complete) return out.str();
   if (report.heads_found + report.blocks_found > 0) {
     out << "resumed: " << report.heads_found << " heads and " << report.blocks_found
         << " blocks were complete; what is left:\n";
   }
   out << describe(report.plan);
+  return out.str();
+}
+
+std::string summarize(const RunReport& report) {
+  std::ostringstream out;
   if (!report.finished && !report.stopped) return out.str();
   const auto line = [&](const char* name, double seconds, const std::string& more) {
     out << printed("  %-10s %10s", name, human_seconds(seconds).c_str()) << (more.empty() ? "" : "   " + more) << "\n";

@@ -64,7 +64,10 @@ void reduce(RunReport& report, Transport& transport);
 /// One JSON object; field names are part of the program's interface (docs/report.md).
 std::string to_json(const RunReport& report);
 
-/// A few lines for people.
+/// A few lines for people about what is going to be: what was complete already, and the plan of what is left.
+std::string describe_start(const RunReport& report);
+
+/// A few lines for people about what it came to: figures; none where nothing was computed.
 std::string summarize(const RunReport& report);
 
 }  // namespace ringscan

@@ -58,8 +58,9 @@ cp done.h5 out.h5
 says "out.h5: is complete already" "$mpirun" --oversubscribe -n 2 "$program" "${job[@]}" --output out.h5 --resume
 rm out.h5
 
-# Killed: the layers that were written count.
-"$program" "${job[@]}" --output out.h5 >/dev/null 2>&1 &
+# Killed: the layers that were written count, and its log says what it was about.
+last="a run that is killed"
+"$program" "${job[@]}" --output out.h5 >"$work/out" 2>"$work/err" &
 victim=$!
 for _ in $(seq 600); do
   [ -e out.h5.ringscan-progress ] && break
@@ -67,6 +68,7 @@ for _ in $(seq 600); do
 done
 kill -KILL $victim
 wait $victim 2>/dev/null
+grep -q '^memory a rank: ' "$work/out" || complain "want the plan on stdout before anything is computed"
 run "$program" "${job[@]}" --output whole.h5 --overwrite
 says "resumed: " "$program" "${job[@]}" --output out.h5 --resume
 same_as_whole

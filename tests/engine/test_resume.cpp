@@ -65,7 +65,17 @@ RunReport run_until(const RunConfig& config, int nth, Transport& transport) {
   context.should_stop = [&looked, nth, &transport] {
     return ++looked >= nth && transport.rank() == transport.world_size() - 1;
   };
-  return run(config, context);
+  int started = 0;
+  std::size_t found = 0;
+  context.on_start = [&](const RunReport& begun) {
+    expect(transport, looked == 0 && !begun.finished && !describe_start(begun).empty());
+    found = begun.heads_found + begun.blocks_found;
+    ++started;
+  };
+  const RunReport report = run(config, context);
+  expect(transport, started == (report.was_complete ? 0 : 1));
+  expect(transport, report.was_complete || found == report.heads_found + report.blocks_found);
+  return report;
 }
 
 bool has_progress(const RunConfig& config) {

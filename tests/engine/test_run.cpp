@@ -235,11 +235,15 @@ TEST_CASE("a dry run plans and makes nothing") {
     write_input(folder.file("in.h5"), layers, transport);
     RunConfig config = make_config(folder.file("in.h5"), folder.file("out.h5"));
     config.dry_run = true;
-    const RunReport report = run(config, make_context(transport));
-    expect(transport, !report.finished);
+    RunContext context = make_context(transport);
+    bool has_started = false;
+    context.on_start = [&](const RunReport&) { has_started = true; };
+    const RunReport report = run(config, context);
+    expect(transport, !report.finished && !has_started);
     expect(transport, folder.files() == 1);
     expect(transport, to_json(report).find("\"flops\"") != std::string::npos);
-    expect(transport, !summarize(report).empty());
+    expect(transport, !describe_start(report).empty());
+    expect(transport, summarize(report).empty());
     transport.barrier();
   });
   SUCCEED();
