@@ -305,6 +305,7 @@ std::string Planner::json() const {
 }  // namespace
 
 int plan_command(Job& job, const PlanOptions& options) {
+  for (const std::string& file : {options.json, options.plot}) check_report_path(job.transport, file);
   std::string json;
   run_collectively(job.transport, [&] {
     if (!job.is_root()) return;

@@ -89,6 +89,7 @@ fails 2 "nowhere" "${job[@]}" --output nowhere/d.h5
 fails 2 "nowhere" "${job[@]}" --output d.h5 --report nowhere/r.json
 fails 2 "nowhere" "${job[@]}" --output d.h5 --trace nowhere/t.json
 fails 2 "nowhere" "$program" verify --input a.h5 --output b.h5 --report nowhere/r.json
+fails 2 "nowhere" "$program" plan profile.json --world 2 --seq-len 1K --mechanism softmax --json nowhere/p.json
 fails 2 "cuda" "${job[@]}" --output d.h5 --backend cuda
 fails 2 "layer" "${job[@]}" --output d.h5 --layers 'x*'
 fails 2 "none.h5" "$program" run --input none.h5 --output d.h5 --mechanism softmax
