@@ -1,445 +1,23 @@
 // Linear attention of bfloat16 on Hopper, without a normaliser: a block has a segment of one head and walks chunks of
-// 64 tokens, which one warp brings by TMA with the chunk's decays; each warpgroup has 64 columns of v for itself, up to
-// 128 of k. The formulas are those of linear_portable.cu.
-//
-// S^T is fp32 in a warpgroup's accumulators, and goes to shared memory rounded, for Q S. Decayed values are the left
-// operand of (decayed V)^T K and never leave the registers.
+// 64 tokens, which one warp brings by TMA with the chunk's decays (linear_loader_sm90.cuh); each warpgroup has 64 columns
+// of v for itself, up to 128 of k (linear_columns_sm90.cuh). The formulas are those of linear_portable.cu.
 //
 // A summary walks backwards, and ends where all that lies farther has decayed to nothing.
 #include <cuda/ptx>
 
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/linear_columns_sm90.cuh"
+#include "kernels/cuda/linear_loader_sm90.cuh"
 #include "kernels/cuda/linear_params.hpp"
 #include "kernels/cuda/linear_sm90.hpp"
-#include "kernels/cuda/pipeline_sm90.cuh"
-#include "kernels/cuda/portable_tile.cuh"
-#include "kernels/cuda/score_math.cuh"
 #include "kernels/cuda/tensor_map.hpp"
-#include "kernels/cuda/wgmma_sm90.cuh"
 
 namespace ringscan::cuda {
 namespace {
 
-constexpr int kChunk = 64;
-constexpr int kTileBytes = kChunk * 128;  ///< 64 rows of 64 columns
-/// e^-32 of anything 2^20 tokens can sum up to is under half a unit in the last place of one token's k v.
-constexpr float kForgotten = -32.0f;
-
-struct Maps {
-  CUtensorMap q, k, v, o;  ///< boxes of 64 rows by 64 columns
-};
-
-/// One chunk's decays; c is the sum of the log decays from the chunk's first token on.
-struct alignas(16) ChunkDecays {
-  float c_log2[kChunk];      ///< c log2(e)
-  float from_begin[kChunk];  ///< e^c
-  float to_end[kChunk];      ///< e^(c_end - c), and to the segment's end in a summary; 0 behind the run
-  float change;              ///< e^c_end - 1
-  float total;               ///< log decay from the chunk's begin to the segment's end; of a summary
-  bool is_last;
-};
-
-template <int kDim_, int kGroups_, bool kOutput_>
-struct Layout {
-  static constexpr int kDim = kDim_;        ///< of q and k, filled with zeros
-  static constexpr int kGroups = kGroups_;  ///< warpgroups of 64 columns of v
-  static constexpr bool kOutput = kOutput_;
-  static constexpr int kThreads = 128 * kGroups + 32;
-  static constexpr int kBlocks = kGroups == 1 ? 2 : 1;  ///< a multiprocessor
-  static constexpr int kKeyTiles = kDim / 64;
-  static constexpr int kStageBytes = ((kOutput ? 2 : 1) * kKeyTiles + kGroups) * kTileBytes;
-  static constexpr int kOwnBytes = kOutput ? kGroups * (kKeyTiles + 1) * kTileBytes : 0;
-  static constexpr int kFit = (220 * 1024 / kBlocks - kOwnBytes) / kStageBytes;
-  static constexpr int kStages = kFit < 6 ? kFit : 6;
-  static_assert(kStages >= 2);
-
-  struct Shared {
-    // Tiles begin on multiples of 1024 bytes, as the swizzle wants.
-    std::uint8_t q[kOutput ? kStages : 1][kOutput ? kKeyTiles : 0][kTileBytes];
-    std::uint8_t k[kStages][kKeyTiles][kTileBytes];
-    std::uint8_t v[kStages][kGroups][kTileBytes];
-    std::uint8_t s[kOutput ? kGroups : 0][kKeyTiles][kTileBytes];  ///< rows of S^T
-    std::uint8_t o[kOutput ? kGroups : 0][kTileBytes];
-    ChunkDecays decays[kStages];
-    RingBarriers<kStages> ring;
-  };
-};
-
-/// Where a block works.
-struct Place {
-  std::int64_t segment, stream, batch, begin, end;
-  int slot;
-
-  __device__ explicit Place(const LinearDeviceParams& p) {
-    segment = blockIdx.x % p.segments.count;
-    stream = blockIdx.x / p.segments.count;
-    slot = static_cast<int>(stream % p.num_slots);
-    batch = stream / p.num_slots;
-    begin = segment * p.segments.tokens;
-    end = min(p.tokens, begin + p.segments.tokens);
-  }
-  __device__ std::int64_t num_chunks() const { return (end - begin + kChunk - 1) / kChunk; }
-};
-
-/// The warp that loads.
-template <typename L>
-class ChunkLoader {
- public:
-  using Shared = typename L::Shared;
-
-  __device__ ChunkLoader(const LinearDeviceParams& p, const Maps& maps, Shared& shared)
-      : p_(p), maps_(maps), shared_(shared), place_(p), lane_(static_cast<int>(threadIdx.x % 32)) {
-    const RowsIn& g = p.log_decay;
-    decays_at_ = place_.batch * g.strides.batch + p.decay_column[place_.slot] * g.strides.head;
-  }
-
-  __device__ void run() {
-    const std::int64_t chunks = place_.num_chunks();
-    float total = 0.0f;
-    read_decays(token_of(0, chunks));
-    for (std::int64_t n = 0; n < chunks; ++n) {
-      const std::int64_t token = token_of(n, chunks);
-      shared_.ring.wait_empty(at_);
-      if (lane_ == 0) load(static_cast<std::int32_t>(token));
-      ChunkDecays& decays = shared_.decays[at_.slot];
-      total += make_decays(decays, token, L::kOutput ? 0.0f : total);
-      const bool is_last = n + 1 == chunks || (!L::kOutput && total < kForgotten);
-      if (lane_ == 0) {
-        decays.total = total;
-        decays.is_last = is_last;
-      }
-      ptx::mbarrier_arrive(&shared_.ring.full[at_.slot]);
-      if (is_last) break;
-      at_.advance();
-      read_decays(token_of(n + 1, chunks));
-    }
-  }
-
- private:
-  /// Forwards for output, backwards for a summary.
-  __device__ std::int64_t token_of(std::int64_t n, std::int64_t chunks) const {
-    return place_.begin + (L::kOutput ? n : chunks - 1 - n) * kChunk;
-  }
-
-  __device__ void load(std::int32_t token) {
-    std::uint64_t& full = shared_.ring.full[at_.slot];
-    shared_.ring.fill(at_, L::kStageBytes);
-    const int kv_head = p_.kv_head[place_.slot];
-    const auto batch = static_cast<std::int32_t>(place_.batch);
-    for (int tile = 0; tile < L::kKeyTiles; ++tile) {
-      if constexpr (L::kOutput) {
-        load_box<4>(shared_.q[at_.slot][tile], &maps_.q, {64 * tile, token, p_.q_head[place_.slot], batch}, full);
-      }
-      load_box<4>(shared_.k[at_.slot][tile], &maps_.k, {64 * tile, token, kv_head, batch}, full);
-    }
-    for (int tile = 0; tile < L::kGroups; ++tile) {
-      load_box<4>(shared_.v[at_.slot][tile], &maps_.v, {64 * tile, token, kv_head, batch}, full);
-    }
-  }
-
-  /// Two tokens' a lane.
-  __device__ void read_decays(std::int64_t token) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const std::int64_t at = token + 2 * lane_ + i;
-      next_[i] = at >= place_.end ? 0.0f
-                 : p_.log_decay.data == nullptr
-                     ? p_.head_log_decay[place_.slot]
-                     : portable::load_element(p_.log_decay.data, p_.log_decay.type,
-                                              decays_at_ + at * p_.log_decay.strides.row);
-    }
-  }
-  /// The chunk's log decay; `behind`: that from its end on.
-  __device__ float make_decays(ChunkDecays& to, std::int64_t token, float behind) const {
-    const float first = least_log_decay(next_[0]);
-    float c = first + least_log_decay(next_[1]);
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const float other = __shfl_up_sync(0xFFFFFFFFu, c, static_cast<unsigned>(distance));
-      if (lane_ >= distance) c += other;
-    }
-    const float last = __shfl_sync(0xFFFFFFFFu, c, 31);
-    const float before = __shfl_up_sync(0xFFFFFFFFu, c, 1);
-    const float both[2] = {(lane_ == 0 ? 0.0f : before) + first, c};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = 2 * lane_ + i;
-      to.c_log2[row] = both[i] * kLog2E;
-      to.from_begin[row] = __expf(both[i]);
-      to.to_end[row] = token + row < place_.end ? __expf(last - both[i] + behind) : 0.0f;
-    }
-    if (lane_ == 0) to.change = expm1f(last);  // S + S (e^c - 1): a factor near 1 would round alike each time
-    return last;
-  }
-
-  const LinearDeviceParams& p_;
-  const Maps& maps_;
-  Shared& shared_;
-  Place place_;
-  int lane_;
-  std::int64_t decays_at_;
-  float next_[2];
-  typename decltype(Shared::ring)::Position at_;
-};
-
-/// 16 bytes of a tile of 128-byte rows, as TMA's swizzle places them.
-__device__ inline std::uint8_t* piece_of(std::uint8_t* tile, int row, int piece) {
-  return tile + row * 128 + ((piece ^ row % 8) * 16);
-}
-__device__ inline void load_transposed(std::uint32_t (&to)[4], const std::uint8_t* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(static_cast<std::uint32_t>(__cvta_generic_to_shared(row)))
-               : "memory");
-}
-__device__ inline void store_matrices(std::uint8_t* row, std::uint32_t a, std::uint32_t b, std::uint32_t c,
-                                      std::uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                   static_cast<std::uint32_t>(__cvta_generic_to_shared(row))),
-               "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
-}
-/// Accumulators of 64 rows and kColumns columns into tiles, rounded.
-template <int kSize>
-__device__ void store_sums(std::uint8_t* tiles, const float (&d)[kSize], float scale) {
-  const int warp = static_cast<int>(threadIdx.x / 32 % 4);
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  const int row = 16 * warp + lane % 16;  // matrices: rows 0-7, 8-15, then those of the next 8 columns
-#pragma unroll
-  for (int j = 0; j < kSize / 4; j += 2) {
-    const float* x = d + 4 * j;
-    store_matrices(piece_of(tiles + j / 8 * kTileBytes, row, j % 8 + lane / 16), Bf16::pack(x[0] * scale, x[1] * scale),
-                   Bf16::pack(x[2] * scale, x[3] * scale), Bf16::pack(x[4] * scale, x[5] * scale),
-                   Bf16::pack(x[6] * scale, x[7] * scale));
-  }
-}
-
-/// A warpgroup: 64 columns of v.
-template <typename L>
-class ColumnWalk {
- public:
-  using Shared = typename L::Shared;
-
-  __device__ ColumnWalk(const LinearDeviceParams& p, const Maps& maps, Shared& shared)
-      : p_(p), maps_(maps), shared_(shared), place_(p) {
-    group_ = static_cast<int>(threadIdx.x / 128);
-    warp_ = static_cast<int>(threadIdx.x / 32 % 4);
-    lane_ = static_cast<int>(threadIdx.x % 32);
-  }
-
-  __device__ void run() {
-    begin_state();
-    const std::int64_t chunks = place_.num_chunks();
-    if constexpr (L::kOutput) {
-      share_state();
-      meet();
-      for (std::int64_t n = 0; n < chunks; ++n) output_chunk(place_.begin + n * kChunk);
-      if (is_speaker()) ptx::cp_async_bulk_wait_group(ptx::n32_t<0>{});
-    } else {
-      float total = 0.0f;
-      for (bool is_last = chunks == 0; !is_last;) is_last = add_chunk(total);
-      end_summary(total);
-    }
-  }
-
- private:
-  static constexpr int kStateSize = L::kDim / 2;
-
-  /// S^T: the column of v, and the row, of a thread's element.
-  __device__ int v_of(int i) const { return 64 * group_ + 16 * warp_ + lane_ / 4 + 8 * (i / 2 % 2); }
-  __device__ int k_of(int i) const { return i / 4 * 8 + lane_ % 4 * 2 + i % 2; }
-  __device__ bool has(int i) const { return v_of(i) < p_.v_dim && k_of(i) < p_.head_dim; }
-  __device__ std::int64_t place_of(int i) const {
-    const std::int64_t summary = place_.stream * p_.segments.count + place_.segment;
-    return (summary * p_.head_dim + k_of(i)) * p_.v_dim + v_of(i);
-  }
-  __device__ bool is_speaker() const { return threadIdx.x % 128 == 0; }
-  /// The warpgroup's own barrier.
-  __device__ void meet() const { asm volatile("bar.sync %0, 128;" ::"r"(1 + group_) : "memory"); }
-
-  __device__ void begin_state() {
-#pragma unroll
-    for (int i = 0; i < kStateSize; ++i) {
-      state_[i] = 0.0f;
-      if (L::kOutput && has(i)) state_[i] = p_.segments.s_begin[place_of(i)];
-    }
-  }
-  __device__ void end_summary(float total) const {
-    if (threadIdx.x == 0) p_.segments.log_decay[place_.stream * p_.segments.count + place_.segment] = total;
-#pragma unroll
-    for (int i = 0; i < kStateSize; ++i) {
-      if (has(i)) p_.segments.s[place_of(i)] = state_[i];
-    }
-  }
-  __device__ void share_state() {
-    store_sums(shared_.s[group_][0], state_, 1.0f);
-    ptx::fence_proxy_async(ptx::space_shared);
-  }
-
-  /// The feature map, in place, by all warpgroups; zeros behind head_dim stay.
-  __device__ void map(std::uint8_t (&tiles)[L::kKeyTiles][kTileBytes]) const {
-    for (int at = static_cast<int>(threadIdx.x); at < L::kKeyTiles * kTileBytes / 16; at += 128 * L::kGroups) {
-      const int tile = at / (kTileBytes / 16);
-      const int row = at / 8 % 64;
-      const int column = 64 * tile + at % 8 * 8;
-      auto* pairs = reinterpret_cast<__nv_bfloat162*>(piece_of(tiles[tile], row, at % 8));
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float2 x = __bfloat1622float2(pairs[i]);
-        x.x = column + 2 * i >= p_.head_dim ? 0.0f : x.x > 0.0f ? x.x + 1.0f : __expf(x.x);
-        x.y = column + 2 * i + 1 >= p_.head_dim ? 0.0f : x.y > 0.0f ? x.y + 1.0f : __expf(x.y);
-        pairs[i] = __floats2bfloat162_rn(x.x, x.y);
-      }
-    }
-  }
-  __device__ void map_features() {
-    if (!p_.elu1) return;
-    if constexpr (L::kOutput) map(shared_.q[at_.slot]);
-    map(shared_.k[at_.slot]);
-    ptx::fence_proxy_async(ptx::space_shared);
-    asm volatile("bar.sync 8, %0;" ::"n"(128 * L::kGroups) : "memory");
-  }
-
-  /// The decayed values' columns as the left operand: 16 columns a warp, 64 tokens.
-  __device__ void decay_values(std::uint32_t (&to)[kChunk / 4]) {
-    std::uint8_t* tile = shared_.v[at_.slot][group_];
-    const float* to_end = shared_.decays[at_.slot].to_end;
-#pragma unroll
-    for (int step = 0; step < kChunk / 16; ++step) {
-      std::uint32_t raw[4];  // columns 0-7 and 8-15 of tokens 0-7; of tokens 8-15
-      load_transposed(raw, piece_of(tile, 16 * step + lane_ / 16 * 8 + lane_ % 8, 2 * warp_ + lane_ / 8 % 2));
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 factor =
-            *reinterpret_cast<const float2*>(&to_end[16 * step + 8 * half + lane_ % 4 * 2]);
-#pragma unroll
-        for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          const float low = __uint_as_float(raw[i] << 16);
-          const float high = __uint_as_float(raw[i] & 0xFFFF0000u);
-          to[4 * step + i] = Bf16::pack(low * factor.x, high * factor.y);
-        }
-      }
-    }
-  }
-  /// S^T += (decayed V)^T K, queued.
-  __device__ void multiply_keys(const std::uint32_t (&values)[kChunk / 4]) {
-    const std::uint64_t k = matrix_descriptor(shared_.k[at_.slot][0], kTileBytes);
-#pragma unroll
-    for (int token = 0; token < kChunk; token += 16) {
-      wgmma_rs<Bf16>(state_, &values[token / 4], advance(k, token * 128));
-    }
-  }
-
-  /// One chunk of a summary, and whether it is the last.
-  __device__ bool add_chunk(float& total) {
-    shared_.ring.wait_full(at_);
-    map_features();
-    std::uint32_t values[kChunk / 4];
-    decay_values(values);
-    total = shared_.decays[at_.slot].total;
-    const bool is_last = shared_.decays[at_.slot].is_last;
-    wgmma_fence();
-    multiply_keys(values);
-    wgmma_commit();
-    wgmma_wait<0>();
-    pin(state_);
-    pin(values);
-    ptx::mbarrier_arrive(&shared_.ring.empty[at_.slot]);  // each lane for what it has read itself
-    at_.advance();
-    return is_last;
-  }
-
-  /// Pairs' weights into rounded left operands.
-  __device__ void weigh(const float (&pairs)[32], std::uint32_t (&to)[kChunk / 4]) const {
-    const float* c = shared_.decays[at_.slot].c_log2;
-    const int row = 16 * warp_ + lane_ / 4;
-    const float c_of_row[2] = {c[row], c[row + 8]};
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int key = 8 * j + lane_ % 4 * 2;
-      const float2 c_of_key = *reinterpret_cast<const float2*>(&c[key]);
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const float low = pairs[4 * j + 2 * r] * exp2_approx(c_of_row[r] - c_of_key.x);
-        const float high = pairs[4 * j + 2 * r + 1] * exp2_approx(c_of_row[r] - c_of_key.y);
-        to[2 * j + r] = Bf16::pack(key <= row + 8 * r ? low : 0.0f, key + 1 <= row + 8 * r ? high : 0.0f);
-      }
-    }
-  }
-
-  __device__ void output_chunk(std::int64_t token) {
-    shared_.ring.wait_full(at_);
-    map_features();
-    float pairs[32], out[32];
-    const std::uint64_t q = matrix_descriptor(shared_.q[at_.slot][0], 16);
-    const std::uint64_t k = matrix_descriptor(shared_.k[at_.slot][0], 16);
-    const std::uint64_t s = matrix_descriptor(shared_.s[group_][0], 16);
-    wgmma_fence();
-#pragma unroll
-    for (int d = 0; d < L::kDim; d += 16) {
-      const int at = d / 64 * kTileBytes + d % 64 * 2;
-      wgmma_ss<Bf16>(pairs, advance(q, at), advance(k, at), d > 0);
-    }
-    wgmma_commit();
-#pragma unroll
-    for (int d = 0; d < L::kDim; d += 16) {
-      const int at = d / 64 * kTileBytes + d % 64 * 2;
-      wgmma_ss<Bf16>(out, advance(q, at), advance(s, at), d > 0);
-    }
-    wgmma_commit();
-    std::uint32_t values[kChunk / 4], weights[kChunk / 4];
-    decay_values(values);
-    const ChunkDecays& decays = shared_.decays[at_.slot];
-#pragma unroll
-    for (int i = 0; i < kStateSize; ++i) state_[i] = fmaf(state_[i], decays.change, state_[i]);
-    wgmma_wait<1>();
-    pin(pairs);
-    weigh(pairs, weights);
-    wgmma_wait<0>();
-    pin(out);
-#pragma unroll
-    for (int i = 0; i < 32; ++i) out[i] *= decays.from_begin[16 * warp_ + lane_ / 4 + 8 * (i / 2 % 2)];
-    const std::uint64_t v = matrix_descriptor(shared_.v[at_.slot][group_], kTileBytes);
-    wgmma_fence();
-#pragma unroll
-    for (int key = 0; key < kChunk; key += 16) wgmma_rs<Bf16>(out, &weights[key / 4], advance(v, key * 128));
-    wgmma_commit();
-    multiply_keys(values);
-    wgmma_commit();
-    if (is_speaker()) ptx::cp_async_bulk_wait_group_read(ptx::n32_t<0>{});  // the last chunk's rows have left
-    meet();
-    wgmma_wait<1>();
-    pin(out);
-    pin(weights);
-    store_sums(shared_.o[group_], out, p_.scale);
-    wgmma_wait<0>();
-    pin(state_);
-    pin(values);
-    ptx::mbarrier_arrive(&shared_.ring.empty[at_.slot]);  // each lane for what it has read itself
-    at_.advance();
-    share_state();
-    meet();
-    if (is_speaker()) store_rows(static_cast<std::int32_t>(token));
-  }
-  /// Behind share_state()'s fence. Rows behind the run, and columns behind v_dim, are not written.
-  __device__ void store_rows(std::int32_t token) const {
-    const std::int32_t at[4] = {64 * group_, token, p_.q_head[place_.slot], static_cast<std::int32_t>(place_.batch)};
-    ptx::cp_async_bulk_tensor(ptx::space_global, ptx::space_shared, &maps_.o, at, shared_.o[group_]);
-    ptx::cp_async_bulk_commit_group();
-  }
-
-  const LinearDeviceParams& p_;
-  const Maps& maps_;
-  Shared& shared_;
-  Place place_;
-  int group_, warp_, lane_;
-  float state_[kStateSize];
-  typename decltype(Shared::ring)::Position at_;
-};
-
 template <typename L>
 __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
-    linear_sm90_kernel(const __grid_constant__ LinearDeviceParams p, const __grid_constant__ Maps maps) {
+    linear_sm90_kernel(const __grid_constant__ LinearDeviceParams p, const __grid_constant__ LinearMaps maps) {
   extern __shared__ std::uint8_t raw[];
   auto& shared = *reinterpret_cast<typename L::Shared*>(
       raw + (1024 - static_cast<std::uint32_t>(__cvta_generic_to_shared(raw)) % 1024) % 1024);
@@ -459,7 +37,7 @@ __global__ void __launch_bounds__(L::kThreads, L::kBlocks)
 }
 
 template <typename L>
-void launch_member(const LinearDeviceParams& p, const Maps& maps, cudaStream_t stream) {
+void launch_member(const LinearDeviceParams& p, const LinearMaps& maps, cudaStream_t stream) {
   constexpr int kSharedBytes = sizeof(typename L::Shared) + 1024;  // room to align
   const auto kernel = linear_sm90_kernel<L>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
@@ -468,11 +46,11 @@ void launch_member(const LinearDeviceParams& p, const Maps& maps, cudaStream_t s
   check(cudaGetLastError());
 }
 template <int kDim, int kGroups>
-void launch_shape(const LinearDeviceParams& p, const Maps& maps, bool output, cudaStream_t stream) {
+void launch_shape(const LinearDeviceParams& p, const LinearMaps& maps, bool output, cudaStream_t stream) {
   if (output) {
-    launch_member<Layout<kDim, kGroups, true>>(p, maps, stream);
+    launch_member<LinearLayout<kDim, kGroups, true>>(p, maps, stream);
   } else {
-    launch_member<Layout<kDim, kGroups, false>>(p, maps, stream);
+    launch_member<LinearLayout<kDim, kGroups, false>>(p, maps, stream);
   }
 }
 
@@ -490,17 +68,18 @@ bool readable(const AnyView& view) {
 }  // namespace
 
 bool takes_linear_sm90(const LinearTask& task, const LinearDeviceParams& p, bool output) {
-  return p.head_dim <= 128 && p.v_dim <= 128 && !p.normalizes && p.tokens > 0 && p.tokens < (std::int64_t{1} << 31) - kChunk &&
-         readable(task.k) && readable(task.v) && (!output || (readable(task.q) && readable(task.o))) && is_hopper();
+  return p.head_dim <= 128 && p.v_dim <= 128 && !p.normalizes && p.tokens > 0 &&
+         p.tokens < (std::int64_t{1} << 31) - kLinearChunk && readable(task.k) && readable(task.v) &&
+         (!output || (readable(task.q) && readable(task.o))) && is_hopper();
 }
 
 void launch_linear_sm90(const LinearTask& task, const LinearDeviceParams& p, bool output, cudaStream_t stream) {
-  Maps maps{};
-  maps.k = query_map(task.k, kChunk);
-  maps.v = query_map(task.v, kChunk);
+  LinearMaps maps{};
+  maps.k = query_map(task.k, kLinearChunk);
+  maps.v = query_map(task.v, kLinearChunk);
   if (output) {
-    maps.q = query_map(task.q, kChunk);
-    maps.o = query_map(task.o, kChunk);
+    maps.q = query_map(task.q, kLinearChunk);
+    maps.o = query_map(task.o, kLinearChunk);
   }
   if (p.head_dim <= 64 && p.v_dim <= 64) return launch_shape<64, 1>(p, maps, output, stream);
   if (p.head_dim <= 64) return launch_shape<64, 2>(p, maps, output, stream);
