@@ -8,17 +8,19 @@
 
 #include "kernels/cuda/check.hpp"
 #include "kernels/cuda/portable_tile.cuh"
+#include "kernels/cuda/scan_elements.cuh"
 #include "kernels/cuda/scan_params.hpp"
 #include "kernels/cuda/score_math.cuh"
 
 namespace ringscan::cuda {
 
-/// What is known of the inputs' types when the kernel is compiled: all of one 16-bit type, or nothing.
-enum class ScanElements { kAny, kBf16, kFp16 };
-
 template <int kLanes, bool kPrecise, ScanElements kElementsAre>
 class ScanBlock {
  public:
+  using Math = ScanMath<kPrecise>;
+  using Source = ScanSource<kPrecise, kElementsAre>;
+  using Raw = typename Source::Raw;
+
   static constexpr int kStates = 4;  ///< of a lane
   static constexpr int kWidth = kLanes * kStates;
   static constexpr int kChannels = scan_channels(kLanes);
@@ -103,31 +105,6 @@ class ScanBlock {
   /// The token of a tile that this thread stages as its i-th.
   __device__ static int token_of(int i) { return static_cast<int>(threadIdx.x) / kChannels + kParts * i; }
 
-  __device__ static float power(float x) {  // e^x, or 2^x where a_ is in units of log 2
-    return kPrecise ? expf(x) : exp2_approx(x);
-  }
-  /// Without a branch: a few multiplications cost less.
-  __device__ static float softplus(float x) {
-    if constexpr (kPrecise) return x > 20.0f ? x : log1pf(expf(x));
-    const float power = exp2_approx(x * kLog2E);
-    const float series = power * fmaf(power, fmaf(power, 1.0f / 3.0f, -0.5f), 1.0f);
-    const float all = log2_approx(1.0f + power) * kLn2;
-    const float below = power < 0x1p-5f ? series : all;
-    return x > 20.0f ? x : below;
-  }
-  __device__ static float silu(float x) {
-    return kPrecise ? x / (1.0f + expf(-x)) : x * reciprocal_approx(1.0f + exp2_approx(-x * kLog2E));
-  }
-
-  using Raw = std::conditional_t<kPrecise, std::uint32_t, std::uint16_t>;
-  __device__ static float value(Raw raw, ElementType type) {
-    if constexpr (kElementsAre == ScanElements::kBf16) return __uint_as_float(static_cast<std::uint32_t>(raw) << 16);
-    if constexpr (kElementsAre == ScanElements::kFp16) {
-      return __half2float(__ushort_as_half(static_cast<unsigned short>(raw)));
-    }
-    return portable::to_float(raw, type);
-  }
-
   /// Elements on their way to shared memory, as they were read: nothing waits for one before it is staged.
   struct Staged {
     Raw u[kElements], delta[kElements], z[kElements];
@@ -135,26 +112,6 @@ class ScanBlock {
     int first;  ///< token
   };
 
-  /// What a thread reads of one input: an element of each token, or of each but some.
-  struct Source {
-    const std::byte* first_token;
-    int row_bytes;
-    bool wide;  ///< float32
-
-    Source() = default;
-    __device__ Source(const RowsIn& rows, std::int64_t batch, std::int64_t at)
-        : row_bytes(static_cast<int>(rows.strides.row * bytes_of(rows))), wide(rows.type == ElementType::kFloat32) {
-      first_token = static_cast<const std::byte*>(rows.data) + (batch * rows.strides.batch + at) * bytes_of(rows);
-    }
-    __device__ static std::int64_t bytes_of(const RowsIn& rows) {
-      return kElementsAre == ScanElements::kAny && rows.type == ElementType::kFloat32 ? 4 : 2;
-    }
-    __device__ const std::byte* token(int index) const { return first_token + std::int64_t{index} * row_bytes; }
-    __device__ Raw load(const std::byte* at) const {
-      if (kPrecise && wide) return *reinterpret_cast<const Raw*>(at);
-      return *reinterpret_cast<const std::uint16_t*>(at);
-    }
-  };
   __device__ bool has_token(int token) const { return token >= 0 && token < tokens_; }
   /// All tokens of the tile exist, and all channels that this thread stages.
   __device__ bool is_whole(int first) const { return stages_ && first >= 0 && first + kScanTokens <= tokens_; }
@@ -200,16 +157,17 @@ class ScanBlock {
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       const bool exists = kIsWhole || (stages_ && has_token(from.first + token_of(i)));
-      const float delta = exists ? softplus(value(from.delta[i], p_.delta.type) + bias_) : 0.0f;
+      const float delta = exists ? Math::softplus(Source::value(from.delta[i], p_.delta.type) + bias_) : 0.0f;
       delta_sum_ += delta;
       if (static_cast<int>(threadIdx.x) < kChannels * kParts) {
-        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {delta, delta * value(from.u[i], p_.u.type)};
+        const float u = Source::value(from.u[i], p_.u.type);
+        shared_.delta[buffer][token_of(i)][threadIdx.x % kChannels] = {delta, delta * u};
       }
     }
 #pragma unroll
     for (int i = 0; i < kGroupElements; ++i) {
       auto* to = reinterpret_cast<float*>(is_of_c(i) ? shared_.c[buffer] : shared_.b[buffer]);
-      to[group_element(i)] = value(from.group[i], is_of_c(i) ? p_.c.type : p_.b.type);
+      to[group_element(i)] = Source::value(from.group[i], is_of_c(i) ? p_.c.type : p_.b.type);
     }
   }
 
@@ -230,7 +188,7 @@ class ScanBlock {
         for (int ch = 0; ch < kOwn; ++ch) {
 #pragma unroll
           for (int n = 0; n < kStates; ++n) {
-            h_[ch][n] = fmaf(power(a_[ch][n] * since[ch]), delta.times_u[ch] * four[n], h_[ch][n]);
+            h_[ch][n] = fmaf(Math::power(a_[ch][n] * since[ch]), delta.times_u[ch] * four[n], h_[ch][n]);
           }
           since[ch] += delta.itself[ch];
         }
@@ -243,7 +201,7 @@ class ScanBlock {
     }
     if (p_.h_in != nullptr) {
       for_each_state([&](int ch, int n) {
-        if (has(ch, n)) h_[ch][n] = fmaf(power(a_[ch][n] * since[ch]), p_.h_in[state_place(ch, n)], h_[ch][n]);
+        if (has(ch, n)) h_[ch][n] = fmaf(Math::power(a_[ch][n] * since[ch]), p_.h_in[state_place(ch, n)], h_[ch][n]);
       });
     }
     finish_search();
@@ -363,8 +321,8 @@ class ScanBlock {
 #pragma unroll
     for (int i = 0; i < kElements; ++i, at += kParts * row) {
       if (!kIsWhole && token_of(i) >= left) continue;
-      float y = fmaf(d_, value(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
-      if (has_z) y *= silu(value(z[i], p_.z.type));
+      float y = fmaf(d_, Source::value(u[i], p_.u.type), shared_.y[buffer][token_of(i)][threadIdx.x % kChannels]);
+      if (has_z) y *= Math::silu(Source::value(z[i], p_.z.type));
       portable::store_element(p_.y, kType, at, y);
     }
   }
@@ -379,7 +337,7 @@ class ScanBlock {
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
-        const float delta = softplus(value(raw[i], p_.delta.type) + bias_);
+        const float delta = Math::softplus(Source::value(raw[i], p_.delta.type) + bias_);
         delta_sum_ += token + i * kParts < end ? delta : 0.0f;
       }
     }
