@@ -41,22 +41,6 @@ class Consumer {
  private:
   using TurnOrder = Turn<Shape::kConsumers>;
 
-  // Read by the lane that releases the slot it stands in.
-  template <typename T>
-  __device__ static std::uint32_t from_first_lane(const T& shared) {
-    std::uint32_t value = 0;
-    if (lane() == 0) value = shared;
-    return __shfl_sync(0xFFFFFFFFu, value, 0);
-  }
-  __device__ static WorkItem item_of(const WorkItem& shared) {
-    constexpr int kWords = sizeof(WorkItem) / sizeof(std::uint32_t);
-    std::uint32_t words[kWords] = {};
-    if (lane() == 0) memcpy(words, &shared, sizeof words);
-    for (std::uint32_t& word : words) word = __reduce_or_sync(0xFFFFFFFFu, word);  // into uniform registers, which are free
-    WorkItem item;
-    memcpy(&item, words, sizeof item);
-    return item;
-  }
   __device__ static int lane() { return static_cast<int>(threadIdx.x % 32); }
   /// Row of the tile that the thread's first (r = 0) or second row is.
   __device__ int row_of(int r) const {

@@ -18,6 +18,24 @@ struct alignas(16) WorkItem {
   std::uint32_t task;     ///< its number; num_tasks(): there are no more
 };
 
+/// A word of shared memory for all lanes, read by the lane that releases the slot it stands in.
+template <typename T>
+__device__ std::uint32_t from_first_lane(const T& shared) {
+  std::uint32_t value = 0;
+  if (threadIdx.x % 32 == 0) value = shared;
+  return __shfl_sync(0xFFFFFFFFu, value, 0);
+}
+/// Likewise a work item.
+__device__ inline WorkItem item_of(const WorkItem& shared) {
+  constexpr int kWords = sizeof(WorkItem) / sizeof(std::uint32_t);
+  std::uint32_t words[kWords] = {};
+  if (threadIdx.x % 32 == 0) memcpy(words, &shared, sizeof words);
+  for (std::uint32_t& word : words) word = __reduce_or_sync(0xFFFFFFFFu, word);  // into uniform registers, which are free
+  WorkItem item;
+  memcpy(&item, words, sizeof item);
+  return item;
+}
+
 template <typename Shape>
 struct SharedTiles {
   alignas(1024) std::uint8_t q[Shape::kQueryBuffers][Shape::kQueryBytes];
