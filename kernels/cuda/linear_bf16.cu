@@ -4,6 +4,7 @@
 #include <cuda_pipeline_primitives.h>
 
 #include "kernels/cuda/check.hpp"
+#include "kernels/cuda/chunk_decays.cuh"
 #include "kernels/cuda/linear_params.hpp"
 #include "kernels/cuda/mma_bf16.cuh"
 #include "kernels/cuda/portable_tile.cuh"
@@ -147,23 +148,13 @@ class ChunkWalk {
                                                                          at * p_.log_decay.strides.row +
                                                                          p_.decay_column[slot_] *
                                                                              p_.log_decay.strides.head);
-      g[i] = least_log_decay(g[i]);
     }
-    float c = g[0] + g[1];
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const float other = __shfl_up_sync(0xFFFFFFFFu, c, static_cast<unsigned>(distance));
-      if (lane >= distance) c += other;
-    }
-    const float last = __shfl_sync(0xFFFFFFFFu, c, 31);
-    const float before = __shfl_up_sync(0xFFFFFFFFu, c, 1);
-    const float first = (lane == 0 ? 0.0f : before) + g[0];
-    const float both[2] = {first, c};
+    const ChunkSums sums = sum_log_decays(g, lane);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      shared_.decay[2 * lane + i] = both[i];
-      shared_.from_begin[2 * lane + i] = __expf(both[i]);
-      shared_.to_end[2 * lane + i] = token + 2 * lane + i < end ? __expf(last - both[i]) : 0.0f;
+      shared_.decay[2 * lane + i] = sums.to[i];
+      shared_.from_begin[2 * lane + i] = __expf(sums.to[i]);
+      shared_.to_end[2 * lane + i] = token + 2 * lane + i < end ? __expf(sums.all - sums.to[i]) : 0.0f;
     }
   }
 

@@ -29,7 +29,7 @@ __device__ inline void store_matrices(std::uint8_t* row, std::uint32_t a, std::u
                "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
 }
-/// Accumulators of 64 rows and kColumns columns into tiles, rounded.
+/// Accumulators of 64 rows and 2 kSize columns into tiles, rounded.
 template <int kSize>
 __device__ void store_sums(std::uint8_t* tiles, const float (&d)[kSize], float scale) {
   const int warp = static_cast<int>(threadIdx.x / 32 % 4);

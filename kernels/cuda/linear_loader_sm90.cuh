@@ -3,14 +3,12 @@
 
 #include <cuda/ptx>
 
+#include "kernels/cuda/chunk_decays.cuh"
 #include "kernels/cuda/linear_layout_sm90.cuh"
 #include "kernels/cuda/portable_tile.cuh"
 #include "kernels/cuda/score_math.cuh"
 
 namespace ringscan::cuda {
-
-/// e^-32 of anything 2^20 tokens can sum up to is under half a unit in the last place of one token's k v.
-constexpr float kForgotten = -32.0f;
 
 /// The warp that loads.
 template <typename L>
@@ -47,6 +45,9 @@ class ChunkLoader {
   }
 
  private:
+  /// e^-32 of anything 2^20 tokens can sum up to is under half a unit in the last place of one token's k v.
+  static constexpr float kForgotten = -32.0f;
+
   /// Forwards for output, backwards for a summary.
   __device__ std::int64_t token_of(std::int64_t n, std::int64_t chunks) const {
     return place_.begin + (L::kOutput ? n : chunks - 1 - n) * kLinearChunk;
@@ -82,25 +83,16 @@ class ChunkLoader {
   }
   /// The chunk's log decay; `behind`: that from its end on.
   __device__ float make_decays(ChunkDecays& to, std::int64_t token, float behind) const {
-    const float first = least_log_decay(next_[0]);
-    float c = first + least_log_decay(next_[1]);
-#pragma unroll
-    for (int distance = 1; distance < 32; distance *= 2) {
-      const float other = __shfl_up_sync(0xFFFFFFFFu, c, static_cast<unsigned>(distance));
-      if (lane_ >= distance) c += other;
-    }
-    const float last = __shfl_sync(0xFFFFFFFFu, c, 31);
-    const float before = __shfl_up_sync(0xFFFFFFFFu, c, 1);
-    const float both[2] = {(lane_ == 0 ? 0.0f : before) + first, c};
+    const ChunkSums sums = sum_log_decays(next_, lane_);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = 2 * lane_ + i;
-      to.c_log2[row] = both[i] * kLog2E;
-      to.from_begin[row] = __expf(both[i]);
-      to.to_end[row] = token + row < place_.end ? __expf(last - both[i] + behind) : 0.0f;
+      to.c_log2[row] = sums.to[i] * kLog2E;
+      to.from_begin[row] = __expf(sums.to[i]);
+      to.to_end[row] = token + row < place_.end ? __expf(sums.all - sums.to[i] + behind) : 0.0f;
     }
-    if (lane_ == 0) to.change = expm1f(last);  // S + S (e^c - 1): a factor near 1 would round alike each time
-    return last;
+    if (lane_ == 0) to.change = expm1f(sums.all);  // S + S (e^c - 1): a factor near 1 would round alike each time
+    return sums.all;
   }
 
   const LinearDeviceParams& p_;
