@@ -66,8 +66,9 @@ int run_command(Job& job, const RunConfig& config) {
   context.rank_on_node = job.rank_on_node;
   context.on_lone_failure = job.on_lone_failure;
   // At once: a log that is all there is of a killed job still says what it was about.
-  if (job.is_root())
+  if (job.is_root()) {
     context.on_start = [](const RunReport& begun) { std::cout << describe_start(begun) << std::flush; };
+  }
   Progress progress(config.progress, job.is_root() && !config.dry_run, std::cerr);
   context.on_progress = [&progress](double fraction, std::string_view phase) { progress.update(fraction, phase); };
 
