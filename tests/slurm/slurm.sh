@@ -107,12 +107,12 @@ for _ in 1 2 3; do
 done
 mv out.h5 whole.h5
 
-RINGSCAN=$program sbatch --parsable --chdir="$work" --ntasks-per-node=2 --time=1 --signal=USR1@20 --output="$work/batch.log" \
-  "$repository/configs/slurm/run-cpu.sbatch" job.ini >job || complain "want sbatch to take configs/slurm/run-cpu.sbatch"
+job=$(RINGSCAN=$program sbatch --parsable --chdir="$work" --ntasks-per-node=2 --time=1 --signal=USR1@20 --output="$work/batch.log" \
+  "$repository/configs/slurm/run-cpu.sbatch" job.ini) || complain "want sbatch to take configs/slurm/run-cpu.sbatch"
 # Until the job has ended, and not until its output is there, which comes before its last lines. Any other state is one that it
 # passes through, some of them for a moment.
 for _ in $(seq 240); do
-  state=$(squeue --noheader --states=all --jobs="$(cat job)" --format=%T 2>/dev/null)
+  state=$(squeue --noheader --states=all --jobs="$job" --format=%T 2>/dev/null)
   case $state in COMPLETED | FAILED | TIMEOUT | CANCELLED | NODE_FAIL | OUT_OF_MEMORY) break ;; esac
   sleep 1
 done
